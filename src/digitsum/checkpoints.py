@@ -1,0 +1,129 @@
+"""Saving and loading weights: safe to open, checked, and self-describing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .models import MODELS
+from .objectives import OBJECTIVES
+
+FORMAT = "digitsum-1"
+
+
+class CheckpointError(Exception):
+    """A file that cannot be used as a checkpoint; the message names the file, what is wrong and what to do."""
+
+
+def save_checkpoint(model: nn.Module, path: str | Path, /, **metadata: Any) -> None:
+    """Write a model's weights with what rebuilds it: `model`, `model_args` and `objective` must be in the metadata.
+
+    Every metadata value is stored as JSON; a digest of the tensors is added, and checked on loading.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    header = {"format": FORMAT, "digest": _digest(tensors), **metadata}
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, without its weights. Raises `CheckpointError`."""
+    return _read(Path(path), tensors=False)[0]
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuild a trained model from its file alone, ready for `predict`, with `.objective` and `.metadata`.
+
+    Raises `CheckpointError` for a file that is missing, truncated, altered, of another version or not of this project.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    try:
+        objective = OBJECTIVES[metadata["objective"]]
+        model = MODELS[metadata["model"]](outputs=objective.outputs, **metadata["model_args"])
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not fit this version of the code (model {metadata.get('model')!r}, objective "
+            f"{metadata.get('objective')!r}): {error}. Use the commit it was saved at "
+            f"({metadata.get('commit')}), or train it again."
+        ) from error
+    model.objective, model.metadata = objective, metadata
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there. Train it with: python -m digitsum train {path.stem}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            loaded = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no dict)
+        metadata = {key: json.loads(value) for key, value in header.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors checkpoint ({error}). Copy it again, or delete it and train it again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this version of digitsum: its format is {metadata.get('format')!r}, not "
+            f"{FORMAT!r}. Train it again, or use the version that wrote it."
+        )
+    if tensors and metadata.get("digest") != _digest(loaded):
+        raise CheckpointError(f"{path} is damaged: its weights do not match their digest. Copy it again from its source.")
+    return metadata, loaded
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_state(path: Path, **state: Any) -> None:
+    """Write the state of an unfinished run: tensors and plain types only."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path, key: str) -> dict[str, Any]:
+    """The state of the unfinished run `key`. Raises `CheckpointError` for a damaged file or another run's."""
+    remedy = "Delete it to start that run anew."
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch stores its entries as they are; a small file could expand to a huge one
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise CheckpointError(f"{path} holds compressed entries, which torch never writes. {remedy}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a whole training state ({error}). {remedy}") from error
+    if not isinstance(state, dict) or state.get("key") != key:
+        raise CheckpointError(f"{path} belongs to a run with other settings or other data. {remedy}")
+    return state
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

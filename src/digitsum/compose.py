@@ -1,0 +1,87 @@
+"""The strip generator: handwritten glyphs pasted side by side, often touching, labelled with their sum.
+
+Its layout reproduces the course data's measured statistics (mean and spread of the ink, edges, overlap);
+`tests/test_compose.py` holds it to them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+HEIGHT = 40
+GLYPH = 28
+MIN_GAP, MAX_GAP = -16, 14  # between the boxes of neighbouring glyphs, so boxes overlap by up to 16 columns
+DIGIT_WIDTH = GLYPH + MAX_GAP  # the most columns one digit can take
+WIDTH = 4 * DIGIT_WIDTH  # 168, the course's canvas
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Images of digit strips with their sums; digits and corners are for evaluation only.
+
+    Shapes: images (N, 40, W) uint8, black 0 to ink 255; sums (N,) int64; where the generator knows them,
+    digits (N, K) int64 from left to right and corners (N, K, 2) int64, the (top, left) pixel of each 28x28 glyph.
+    """
+
+    images: np.ndarray
+    sums: np.ndarray
+    digits: np.ndarray | None = None
+    corners: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Strips:
+        """The strips of a slice or an index array, in that order."""
+        parts = (self.images, self.sums, self.digits, self.corners)
+        return Strips(*(part if part is None else part[rows] for part in parts))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of shape, images and sums."""
+        digest = hashlib.sha256(str(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.sums, dtype="<i8"))
+        return digest.hexdigest()[:16]
+
+
+def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int, digits: int = 4) -> Strips:
+    """Draw `n` strips of `digits` glyphs each, the same for the same arguments on every platform.
+
+    Each glyph starts after a gap of -16..14 columns from its left neighbour's box, never left of the canvas, at a
+    vertical offset of 0..12 rows; overlapping ink is joined by the pixelwise maximum.
+
+    Shapes: glyphs (G, 28, 28) uint8; labels (G,) integers 0..9; the canvas is (40, 42 * digits).
+    Source: the rule whose strips match the published statistics of the course data (README, "The data").
+    """
+    if glyphs.shape != (len(labels), GLYPH, GLYPH) or glyphs.dtype != np.uint8:
+        raise ValueError(f"glyphs must be ({len(labels)}, {GLYPH}, {GLYPH}) uint8, got {glyphs.shape} {glyphs.dtype}")
+    bits = np.random.PCG64(seed)
+    chosen = _integers(bits, len(labels), (n, digits))
+    gaps = _integers(bits, MAX_GAP - MIN_GAP + 1, (n, digits)) + MIN_GAP
+    corners = np.empty((n, digits, 2), np.int64)
+    corners[:, :, 0] = _integers(bits, HEIGHT - GLYPH + 1, (n, digits))
+    right = np.zeros(n, np.int64)
+    for k in range(digits):
+        left = np.maximum(right + gaps[:, k], 0)
+        corners[:, k, 1] = left
+        right = left + GLYPH
+
+    images = np.zeros((n, HEIGHT, digits * DIGIT_WIDTH), np.uint8)
+    # A plain loop over views: faster than one fancy-indexed scatter, and it needs no index arrays.
+    for image, row, tops_lefts in zip(images, chosen.tolist(), corners.tolist(), strict=True):
+        for glyph, (top, left) in zip(row, tops_lefts, strict=True):
+            window = image[top : top + GLYPH, left : left + GLYPH]
+            np.maximum(window, glyphs[glyph], out=window)
+    values = labels[chosen].astype(np.int64)
+    return Strips(images, values.sum(axis=1), values, corners)
+
+
+def _integers(bits: np.random.PCG64, high: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform integers 0..high-1 from the raw bit stream, which NumPy keeps stable where `Generator` methods may change."""
+    raw = bits.random_raw(int(np.prod(shape))) >> np.uint64(32)
+    return ((raw * np.uint64(high)) >> np.uint64(32)).astype(np.int64).reshape(shape)

@@ -1,0 +1,109 @@
+"""From predictions to metrics with confidence intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn.metrics import confusion_matrix
+from torch import nn
+
+from .data import Data
+from .objectives import MAX_SUM, NUM_SUMS
+from .training import EVALUATION_BATCH, to_input
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's real-valued predictions and its predicted sums, both (N,), in units of the sum."""
+
+    values: np.ndarray
+    sums: np.ndarray
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, images: np.ndarray) -> Predictions:
+    """Predict in float32 on the device the model is on. Shape: images (N, 40, W) uint8; raises ValueError otherwise."""
+    if images.ndim != 3 or images.shape[1] != 40 or images.dtype != np.uint8:
+        raise ValueError(f"images must be (N, 40, W) uint8, black background; got {images.shape} {images.dtype}")
+    model.eval()
+    device = next(model.parameters()).device
+    values, sums = [], []
+    for start in range(0, len(images), EVALUATION_BATCH):
+        batch = torch.from_numpy(np.array(images[start : start + EVALUATION_BATCH])).to(device)
+        outputs = model(to_input(batch))
+        values.append(model.objective.values(outputs).double().cpu().numpy())
+        sums.append(model.objective.sums(outputs).cpu().numpy())
+    return Predictions(np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]))
+
+
+def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    """The predicted sums (N,) int64 of images (N, 40, W) uint8."""
+    return predictions(model, images).sums
+
+
+def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
+    """Every figure that the reports quote, each as {"value", "low", "high"} with a 95 % interval, and "n".
+
+    "accuracy" counts the objective's own predicted sums; "floor", "ceiling" and "rounded" turn the real-valued
+    predictions into integers in three ways; "within_half" counts errors of less than 0.5; "mse" and "mae" are those of
+    the real-valued predictions. Intervals: Wilson for shares, percentile bootstrap for the two means.
+    """
+    values, error = predicted.values, predicted.values - truth
+    hits = {
+        "accuracy": predicted.sums == truth,
+        "floor": np.floor(values) == truth,
+        "ceiling": np.ceil(values) == truth,
+        "rounded": np.rint(values) == truth,
+        "within_half": np.abs(error) < 0.5,
+    }
+    return (
+        {"n": len(truth)}
+        | {name: share(int(hit.sum()), len(hit)) for name, hit in hits.items()}
+        | {"mse": _mean(error**2), "mae": _mean(np.abs(error))}
+    )
+
+
+def evaluate(model: nn.Module, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
+    """Metrics and predictions for every split, and for "entire": training, validation and test strips together."""
+    predicted = {name: predictions(model, split.images) for name, split in data.splits.items()}
+    truth = {name: split.sums for name, split in data.splits.items()}
+    whole = ("train", "val", "test")
+    predicted["entire"] = Predictions(
+        np.concatenate([predicted[name].values for name in whole]), np.concatenate([predicted[name].sums for name in whole])
+    )
+    truth["entire"] = np.concatenate([truth[name] for name in whole])
+    return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
+
+
+def share(hits: int, n: int) -> dict[str, float]:
+    """A proportion with its Wilson interval."""
+    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return {"value": hits / n, "low": float(interval.low), "high": float(interval.high)}
+
+
+def confusion(sums: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Counts (37, 37): true sums down, predicted sums across."""
+    return confusion_matrix(truth, sums, labels=np.arange(NUM_SUMS))
+
+
+def accuracy_by_sum(sums: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy (37,), NaN where a sum does not occur, and how often each sum occurs (37,)."""
+    counts = np.bincount(truth, minlength=MAX_SUM + 1)
+    right = np.bincount(truth[sums == truth], minlength=MAX_SUM + 1)
+    return np.divide(right, counts, out=np.full(NUM_SUMS, np.nan), where=counts > 0), counts
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    """A mean with its percentile bootstrap interval, drawn with a fixed seed."""
+    interval = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, batch=10, vectorized=True, confidence_level=CONFIDENCE,
+        method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return {"value": float(values.mean()), "low": float(interval.low), "high": float(interval.high)}

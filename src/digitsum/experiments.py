@@ -1,0 +1,100 @@
+"""The table of named experiments: a model, an objective, hyperparameters, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from .augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the comparison: everything that decides what is trained, apart from the data and the seed."""
+
+    model: str  # a key of MODELS
+    objective: str  # a key of OBJECTIVES
+    report: str  # the report or paper that it follows
+    left_open: str  # what that left open, and what was chosen here
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None  # published weights to start from, as torchvision names them; None: a random start
+    epochs: int = 15
+    batch_size: int = 64
+    optimizer: str = "adam"  # a key of training.OPTIMIZERS
+    lr: float = 1e-3  # learning rate; the highest one under the one-cycle schedule
+    weight_decay: float = 0.0
+    schedule: str = "constant"  # a key of training.SCHEDULES
+    augment: Augmentation | None = None  # drawn per image on the device; None: the images as they are
+    select: str = "accuracy"  # what the best epoch is best at, on validation: "accuracy" or "loss"
+    train_limit: int | None = None  # only the first so many training strips; None: all of them
+    supervision: str = "sums"  # what training sees besides the images
+
+    @property
+    def name(self) -> str:
+        """The key of table rows, checkpoints and records: model and objective."""
+        return f"{self.model}-{self.objective}"
+
+
+REPORT_A = "The report gives the layers and the losses."
+LEFT_OPEN_A = (
+    "Optimiser, batch size and length were left open: Adam at 1e-3, batches of 64, and report C's 15 epochs for the same "
+    "kind of network."
+)
+LEFT_OPEN_E = (
+    "The report gives the order of the layers and the choice by validation score; left open were widths, the kind of "
+    "attention (see CNNAttention), optimiser and length: AdamW, one cycle up to 2e-3, batches of 64, 30 epochs."
+)
+LEFT_OPEN_B = "The report gives all settings for classification; the input's scaling is that of the ImageNet weights."
+
+_rows = [
+    Experiment(
+        "baseline_cnn", "regression", report="A", left_open=LEFT_OPEN_A, select="loss",
+    ),
+    Experiment(
+        "baseline_cnn", "classification", report="A", left_open=LEFT_OPEN_A,
+    ),
+    Experiment(
+        "cnn_attention", "regression", report="E", left_open=LEFT_OPEN_E,
+        epochs=30, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle",
+    ),
+    Experiment(
+        "cnn_attention", "classification", report="E",
+        left_open=LEFT_OPEN_E + " The report has it as a regressor only; the classifier shares every setting.",
+        epochs=30, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle",
+    ),
+    Experiment(
+        "resnet50", "regression", report="B",
+        left_open=LEFT_OPEN_B + " It has it as a classifier only; the regressor shares every setting.",
+        weights="IMAGENET1K_V1", epochs=25, lr=5e-4,
+    ),
+    Experiment(
+        "resnet50", "classification", report="B", left_open=LEFT_OPEN_B,
+        weights="IMAGENET1K_V1", epochs=25, lr=5e-4,
+    ),
+]  # fmt: skip
+EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _rows}
+
+# What a preset shortens, by model: "quick" trains all rows on two CPU cores within ten minutes, "smoke" is for tests.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "full": {},
+    "quick": {
+        "baseline_cnn": {"epochs": 4, "train_limit": 12_000},
+        "cnn_attention": {"epochs": 6, "train_limit": 12_000},
+        "resnet50": {"epochs": 1, "train_limit": 6_000, "weights": None},
+    },
+    "smoke": {
+        name: {"epochs": 1, "train_limit": 64, "batch_size": 32, "weights": None}
+        for name in ("baseline_cnn", "cnn_attention", "resnet50")
+    },
+}
+
+
+def preset(experiment: Experiment, name: str) -> Experiment:
+    """The experiment shortened by a preset of PRESETS. Raises KeyError for an unknown name."""
+    return replace(experiment, **PRESETS[name].get(experiment.model, {}))
+
+
+def differences(experiment: Experiment, of: Experiment) -> dict[str, list[Any]]:
+    """The settings in which `experiment` departs from `of`: {setting: [of's value, experiment's value]}."""
+    ours, theirs = asdict(experiment), asdict(of)
+    return {key: [theirs[key], ours[key]] for key in ours if ours[key] != theirs[key]}

@@ -1,0 +1,191 @@
+"""Images from outside: a photograph, scan or drawing of a row of digits, made into a strip as the models know them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from scipy import ndimage
+
+from .compose import HEIGHT, WIDTH
+
+DIGIT = 20  # rows: an MNIST digit fills 20 of its glyph's 28
+STROKE = 0.12  # an MNIST stroke's width, as a share of the digit's height
+MARGIN = 8  # black columns left of the first digit, the median of the course data
+MAX_GAP = 24  # columns: wider gaps between digits are shortened where the strip would outgrow the canvas
+WORKING_SIZE = 1000  # pixels on the longer side; larger pictures are reduced first
+FLOOR = 0.3  # paler than this share of the ink is paper: shadows, ruled lines, the other side shining through
+FAINTEST = 0.12  # the least contrast of ink, where black on white is 1
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as a row of digits; the message names the file, the fault and the remedy."""
+
+
+def read_strips(path: str | Path) -> np.ndarray:
+    """Read the strips of a `.npy` file, or the one strip of an image file.
+
+    A `.npy` file holds one strip (40, W) or several (N, 40, W), white digits on black: integers 0..255 or floats
+    0..1 or 0..255. An image file is anything that `read_image` takes.
+    Returns (N, 40, W) uint8, W at least 168 and a multiple of 4. Raises ImageError.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        return read_image(path)[None]
+    _check_file(path)
+    try:
+        strips = np.load(path, allow_pickle=False)
+    except Exception as error:  # whatever np.load makes of junk: ValueError, EOFError, SyntaxError, TokenError, ...
+        raise ImageError(f"{path} is not a .npy array of numbers: write it with numpy.save ({error})") from error
+    if strips.ndim == 2:
+        strips = strips[None]
+    if strips.ndim != 3 or strips.shape[1] != HEIGHT or not strips.size:
+        raise ImageError(
+            f"{path} has shape {strips.shape}: give (40, W) or (N, 40, W), or save it as a PNG of any size"
+        )
+    if strips.dtype.kind not in "buif":
+        raise ImageError(f"{path} holds {strips.dtype}: save it as uint8")
+    low, high = strips.min(), strips.max()
+    if not 0 <= low <= high <= 255:  # also refuses NaN
+        raise ImageError(f"{path} holds values {low}..{high}: scale them to 0..255 and save as uint8")
+    if strips.dtype.kind in "bf" and high <= 1:
+        strips = strips * 255.0
+    strips = np.rint(strips).astype(np.uint8)
+    for k, strip in enumerate(strips):
+        if np.median(strip) > 127:
+            raise ImageError(f"{path}, strip {k}: the background is light, where it must be black: save 255 - strips")
+        _check_ink(strip.max() / 255, f"{path}, strip {k}")
+    return _pad(strips)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file of any size, depth and polarity as one strip: ink up to 255 on black.
+
+    An image 40 pixels high with an even black or white background is taken as a strip already. Any other is levelled,
+    cropped to its ink and scaled so that its digits are 20 pixels high, with strokes no thinner than MNIST's.
+    Returns (40, W) uint8, W at least 168 and a multiple of 4. Raises ImageError.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with Image.open(path) as image:
+            grey = _grey(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large: reduce it to a few thousand pixels a side ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path} is not a readable image: save it again as PNG or JPEG ({error})") from error
+    if min(grey.shape) < 8:
+        raise ImageError(f"{path} is only {grey.shape[1]}x{grey.shape[0]} pixels: give an image of at least 20 rows")
+
+    paper = np.median(grey)
+    if len(grey) == HEIGHT and not 8 < paper < 247:
+        strip = np.rint(grey if paper <= 8 else 255 - grey).astype(np.uint8)
+        _check_ink(strip.max() / 255, path)
+        return _pad(strip)
+    grey = _resize(grey, min(1.0, WORKING_SIZE / max(grey.shape)))
+    return _pad(_typeset(*_find_digits(_level(grey), path)))
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise ImageError(f"{path} is not a file: check the path")
+    if not path.stat().st_size:
+        raise ImageError(f"{path} is empty: save or copy it again")
+
+
+def _check_ink(contrast: float, where: str | Path) -> None:
+    if contrast < FAINTEST:
+        raise ImageError(f"{where}: no ink found: the digits must stand out from their background")
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """Brightness (H, W) from 0 to 255; transparent pixels become the paper."""
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image, np.float64)
+        return grey / 257 if grey.max() > 255 else grey * 255 if grey.max() <= 1 else grey
+    if image.mode not in ("LA", "PA", "RGBA", "La", "RGBa") and "transparency" not in image.info:
+        return np.asarray(image.convert("L"), np.float64)
+    grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA"), np.float64), 2, 0)
+    visible = alpha > 127
+    paper = np.median(grey[visible]) if visible.any() else 0.0
+    if visible.mean() < 0.5:  # only the ink is drawn: put its opposite under it
+        paper = 0.0 if paper > 127 else 255.0
+    return paper + (grey - paper) * alpha / 255
+
+
+def _level(grey: np.ndarray) -> np.ndarray:
+    """Ink (H, W) as contrast, 0 on the paper and up to 1, free of even and of slowly changing light.
+
+    The light is the quadratic surface through the paper; what lies furthest from it, on either side, is the ink.
+    """
+    small = _resize(grey, min(1.0, 100 / max(grey.shape)))
+    values, terms = small.ravel(), _surface_terms(small.shape)
+    paper = np.ones(len(values), bool)
+    for _ in range(10):
+        surface = np.linalg.lstsq(terms[paper], values[paper], rcond=None)[0]
+        distance = np.abs(values - terms @ surface)
+        paper = distance <= max(2 * np.median(distance), 2.0)
+    light = (_surface_terms(grey.shape) @ surface).reshape(grey.shape)
+    if ((grey - light) ** 3).sum() > 0:
+        return (grey - light).clip(0) / 255
+    return (1 - grey / light.clip(16)).clip(0)
+
+
+def _surface_terms(shape: tuple[int, ...]) -> np.ndarray:
+    y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].reshape(2, -1)
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+
+
+def _find_digits(contrast: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
+    """Crop to the ink, without specks: the ink (h, w) from 0 to 1, and the height of its digits in pixels."""
+    peak = ndimage.uniform_filter(contrast, 3).max()
+    _check_ink(peak, path)
+    pieces, _ = ndimage.label(contrast > FLOOR * peak, np.ones((3, 3)))
+    sizes = np.array([[cut.stop - cut.start for cut in box] for box in ndimage.find_objects(pieces)])
+    large = sizes.max(axis=1) > 0.15 * sizes.max()
+    inked = np.isin(pieces, np.flatnonzero(large) + 1)
+    ink = (contrast / np.percentile(contrast[inked], 60)).clip(0, 1) * ndimage.binary_dilation(inked, np.ones((3, 3)))
+
+    # Most digits stand alone, and a piece wider than high is a few of them, whose height says less.
+    heights, widths = sizes[large & (sizes[:, 0] > 0.5 * sizes[large, 0].max())].T
+    alone = widths < 1.25 * heights
+    digit = float(np.median(heights[alone] if alone.any() else heights))
+    if digit < 8:
+        raise ImageError(f"{path}: the digits are only {digit:.0f} pixels high: give them at least 8, better 20")
+    rows, cols = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    if len(ink) > 3 * digit:
+        raise ImageError(f"{path}: the ink is not one row of digits: crop the image to one level row")
+    return ink, digit
+
+
+def _typeset(ink: np.ndarray, digit: float) -> np.ndarray:
+    """Lay the ink out as the models know it: size, weight of the strokes, place on the strip."""
+    stroke = 4 * ndimage.distance_transform_edt(ink > FLOOR)[ink > FLOOR].mean()  # a bar of width w has mean depth w/4
+    thicken = 2 * round((STROKE * digit - stroke) / 2) + 1
+    if thicken > 1:
+        ink = ndimage.grey_dilation(np.pad(ink, thicken // 2), (thicken, thicken))
+    scale = min(DIGIT / digit, (HEIGHT - 4) / len(ink))
+    ink = _resize(ink, scale).clip(0, 1)
+    if ink.shape[1] > WIDTH - 2 * MARGIN:
+        columns = np.arange(ink.shape[1])
+        since_ink = columns - np.maximum.accumulate(np.where(ink.max(axis=0) > 0.1, columns, 0))
+        ink = ink[:, since_ink <= MAX_GAP]
+    strip = np.zeros((HEIGHT, MARGIN + ink.shape[1]), np.uint8)
+    top = (HEIGHT - len(ink)) // 2
+    strip[top : top + len(ink), MARGIN:] = np.rint(255 * ink / np.percentile(ink[ink > 0.5 * ink.max()], 75)).clip(
+        0, 255
+    )
+    return strip
+
+
+def _resize(pixels: np.ndarray, scale: float) -> np.ndarray:
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    return np.asarray(Image.fromarray(pixels.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _pad(strips: np.ndarray) -> np.ndarray:
+    """Add black columns on the right, up to the canvas's width and then to a multiple of 4."""
+    missing = max(WIDTH - strips.shape[-1], -strips.shape[-1] % 4)
+    return np.pad(strips, [(0, 0)] * (strips.ndim - 1) + [(0, missing)])

@@ -1,0 +1,188 @@
+"""One experiment from start to finish: train, save the weights, evaluate, write the record."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoints import read_metadata, replacing, save_checkpoint
+from .compose import Strips
+from .data import Data
+from .evaluation import Predictions, confusion, evaluate
+from .experiments import EXPERIMENTS, Experiment, differences, preset
+from .models import WeightsError
+from .models.resnet50 import ResNet50_Weights
+from .models.pretrained import pretrained_state
+from .training import Run, build, has_bfloat16, pick_device, train
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+def folder_name(source: str, preset_name: str) -> str:
+    """The folder of a source's weights and records; shortened runs have their own, so they never replace published ones."""
+    return source if preset_name == "full" else f"{source}-{preset_name}"
+
+
+def run_experiment(
+    name: str,
+    data: Data,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    preset_name: str = "auto",
+    changes: dict[str, Any] | None = None,
+    on_missing_weights: str = "error",
+    models: str | Path = "models",
+    results: str | Path = "results",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record, which is also written as JSON.
+
+    `preset_name` is one of PRESETS or "auto" (full on CUDA, otherwise quick); `changes` replaces single settings, and
+    the record says which. Where published weights cannot be had, `on_missing_weights` decides: "error" stops, "scratch"
+    goes on from a random start, and weights and record say so.
+
+    Files, all below the source's folder (see `folder_name`): models/<source>/<experiment>.safetensors, the weights of the
+    seed that is best on validation; models/<source>/runs/…, every run's best and last weights and, while it runs, the
+    state from which it resumes; results/<source>/<experiment>-seed<seed>.json.
+    """
+    started = time.perf_counter()
+    chosen = pick_device(device)
+    preset_name = resolve_preset(preset_name, chosen)
+    experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
+    experiment = _with_available_weights(experiment, on_missing_weights)
+    folder = folder_name(data.source, preset_name)
+    run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{_settings_digest(experiment, data)}"
+    state_path = run_folder / "resume.pt"
+    run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
+
+    evaluated, predicted = evaluate(run.model, data)
+    record = _record(name, run, data, chosen, preset_name) | {
+        "metrics": evaluated,
+        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in data.splits.items()},
+        "seconds": {"train": round(run.seconds, 1), "total": round(time.perf_counter() - started, 1)},
+    }
+    about = {key: record[key] for key in ("experiment", "seed", "source", "preset", "weights", "versions", "commit")} | {
+        "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
+        "data": data.fingerprint, "validation": evaluated["val"],
+    }  # fmt: skip
+    save_checkpoint(run.model, run_folder / "best.safetensors", **about)
+    last = build(replace(experiment, weights=None))
+    last.load_state_dict(run.last)
+    save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
+    record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
+    write_json(Path(results) / folder / f"{name}-seed{seed}.json", record)
+    state_path.unlink(missing_ok=True)
+    return record
+
+
+def resolve_preset(name: str, device: torch.device) -> str:
+    """"auto" is "full" on CUDA and "quick" elsewhere."""
+    return name if name != "auto" else ("full" if device.type == "cuda" else "quick")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with one line per list of numbers at most, in place of the old file at once."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
+    """The experiment as it is, or from a random start where its published weights cannot be had and that is allowed."""
+    if experiment.weights is None:
+        return experiment
+    try:
+        pretrained_state(ResNet50_Weights[experiment.weights])
+    except WeightsError:
+        if on_missing != "scratch":
+            raise
+        return replace(experiment, weights=None)
+    return experiment
+
+
+def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
+    """Keep the weights of the seed that is best on validation at `path`; says what was done.
+
+    Weights that were trained on other data are not compared: they are kept beside under their data's fingerprint.
+    """
+    accuracy = about["validation"]["accuracy"]["value"]
+    if path.exists():
+        there = read_metadata(path)
+        if there["data"] != about["data"]:
+            os.replace(path, path.with_name(f"{path.stem}-{there['data']}{path.suffix}"))
+        elif there["seed"] != run.seed and there["validation"]["accuracy"]["value"] > accuracy:
+            return f"{path.name} keeps seed {there['seed']}, which is better on validation"
+    save_checkpoint(run.model, path, **about)
+    return f"{path.name} holds this run"
+
+
+def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: str) -> dict[str, Any]:
+    experiment = run.experiment
+    return {
+        "experiment": name,
+        "source": data.source,
+        "seed": run.seed,
+        "preset": preset_name,
+        "weights": experiment.weights or "none",
+        "settings": asdict(experiment),
+        "changed": differences(experiment, EXPERIMENTS[name]),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "trained_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        "data": {"fingerprint": data.fingerprint, "seed": data.seed, "strips": {k: len(v) for k, v in data.splits.items()}},
+        "history": run.history,
+        "best_epoch": run.best_epoch,
+        "hardware": hardware(device),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The device, processor and threads that a run used."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bfloat16": has_bfloat16(device),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the code, with "-dirty" where the package differs from it; None outside a git checkout."""
+    package = Path(__file__).parent
+    git = ["git", "-C", str(package)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout
+        status = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("-dirty" if status.strip() else "")
+
+
+def _settings_digest(experiment: Experiment, data: Data) -> str:
+    return hashlib.sha256(repr((sorted(asdict(experiment).items()), data.fingerprint)).encode()).hexdigest()[:8]
+
+
+def _sparse_confusion(predicted: Predictions, strips: Strips) -> list[list[int]]:
+    """The confusion matrix as [true sum, predicted sum, count] for every pair that occurs."""
+    matrix = confusion(predicted.sums, strips.sums)
+    return [[int(i), int(j), int(matrix[i, j])] for i, j in np.argwhere(matrix)]

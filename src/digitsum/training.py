@@ -1,0 +1,215 @@
+"""Training: one visible loop, on whatever device there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from tqdm.auto import tqdm
+
+from .checkpoints import load_state, save_state
+from .compose import Strips
+from .data import Data
+from .experiments import EXPERIMENTS, Experiment
+from .models import MODELS
+from .objectives import OBJECTIVES
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], LRScheduler]] = {
+    "constant": lambda optimizer, lr, steps: LambdaLR(optimizer, lambda step: 1.0),
+    "one_cycle": lambda optimizer, lr, steps: OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False),
+}
+EVALUATION_BATCH = 512
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where it stopped and what may help."""
+
+
+@dataclass
+class Run:
+    """A finished training run: the model with its best weights on validation, and how it got there."""
+
+    experiment: Experiment
+    seed: int
+    model: nn.Module
+    last: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device asked for; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+def build(experiment: Experiment, seed: int = 0) -> nn.Module:
+    """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
+    objective = OBJECTIVES[experiment.objective]
+    args = dict(experiment.model_args) | ({"weights": experiment.weights} if experiment.weights else {})
+    with _seeded(seed):
+        model = MODELS[experiment.model](outputs=objective.outputs, **args)
+    model.objective = objective
+    return model
+
+
+def to_input(images: Tensor) -> Tensor:
+    """Images (N, 40, W) uint8 as a model takes them: (N, 1, 40, W) float32 in 0..1, channels last."""
+    return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def train(
+    experiment: str | Experiment,
+    data: Data,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    state_path: Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train one experiment on `data.train`, choosing the epoch that is best on `data.val`; test sets are not touched.
+
+    Where `state_path` is given, the state is kept there after every epoch, and a run that was interrupted goes on from
+    it: on the CPU to the very same weights, since the order of the data and every random draw depend on seed and epoch
+    alone. Raises `TrainingError` when the loss stops being finite.
+    """
+    if isinstance(experiment, str):
+        experiment = EXPERIMENTS[experiment]
+    device = pick_device(device)
+    model = build(experiment, seed).to(device, memory_format=torch.channels_last)
+    objective = model.objective
+    images, sums = resident(data.train[: experiment.train_limit], device)
+    val_images, val_sums = resident(data.val, device)
+    steps = -(-len(sums) // experiment.batch_size)
+    optimizer = OPTIMIZERS[experiment.optimizer](
+        model.parameters(), lr=experiment.lr, weight_decay=experiment.weight_decay, fused=device.type != "mps"
+    )
+    scheduler = SCHEDULES[experiment.schedule](optimizer, experiment.lr, steps * experiment.epochs)
+    run = Run(experiment, seed, model, last={})
+    best: dict[str, Tensor] = {}
+    key = repr((sorted(asdict(experiment).items()), seed, data.fingerprint))
+
+    if state_path and state_path.exists():
+        state = load_state(state_path, key)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        best, run.history, run.best_epoch, run.seconds = (state[k] for k in ("best", "history", "best_epoch", "seconds"))
+
+    bar = tqdm(total=steps * experiment.epochs, initial=steps * len(run.history), desc=experiment.name, disable=not progress)
+    for epoch in range(len(run.history) + 1, experiment.epochs + 1):
+        started = time.perf_counter()
+        model.train()
+        losses = torch.zeros(steps, device=device)
+        correct = torch.zeros((), device=device)
+        with _seeded(seed, epoch, device=device):
+            batches = torch.randperm(len(sums)).to(device).split(experiment.batch_size)
+            for step, rows in enumerate(batches):
+                batch = to_input(images[rows])
+                if experiment.augment:
+                    batch = experiment.augment(batch)
+                with autocast(device):
+                    outputs = model(batch)
+                outputs = outputs.float()
+                loss = objective.loss(outputs, sums[rows], progress=(epoch - 1 + step / steps) / experiment.epochs)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                losses[step] = loss.detach() * len(rows)
+                correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
+                bar.update()
+                if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
+                    _check_finite(losses[: step + 1], epoch, optimizer.param_groups[0]["lr"])
+        val = validate(model, val_images, val_sums)
+        row = {
+            "epoch": epoch, "train_loss": losses.sum().item() / len(sums), "train_accuracy": correct.item() / len(sums),
+            "val_loss": val["loss"], "val_accuracy": val["accuracy"], "val_mae": val["mae"],
+            "lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - started,
+        }  # fmt: skip
+        run.history.append(row)
+        run.seconds += row["seconds"]
+        if not best or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
+            run.best_epoch = epoch
+            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
+        if state_path:
+            save_state(
+                state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
+                scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
+                seconds=run.seconds,
+            )  # fmt: skip
+    bar.close()
+    run.last = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    model.eval()
+    return run
+
+
+def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (N, 40, W) uint8 and sums (N,) on the device: a whole set is small enough to live there."""
+    return torch.from_numpy(np.array(strips.images)).to(device), torch.from_numpy(np.array(strips.sums)).to(device)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 autocast where the device has it, otherwise nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+
+
+@torch.no_grad()
+def validate(model: nn.Module, images: Tensor, sums: Tensor) -> dict[str, float]:
+    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8."""
+    model.eval()
+    objective = model.objective
+    loss = correct = error = torch.zeros((), device=images.device)
+    for batch, truth in zip(images.split(EVALUATION_BATCH), sums.split(EVALUATION_BATCH), strict=True):
+        with autocast(images.device):
+            outputs = model(to_input(batch))
+        outputs = outputs.float()
+        loss = loss + objective.loss(outputs, truth) * len(truth)
+        correct = correct + (objective.sums(outputs) == truth).sum()
+        error = error + (objective.values(outputs) - truth).abs().sum()
+    return {"loss": loss.item() / len(sums), "accuracy": correct.item() / len(sums), "mae": error.item() / len(sums)}
+
+
+def _score(row: dict[str, float], experiment: Experiment) -> float:
+    return -row["val_loss"] if experiment.select == "loss" else row["val_accuracy"]
+
+
+def _check_finite(losses: Tensor, epoch: int, lr: float) -> None:
+    """Stop at the first step whose loss is not a number or infinite."""
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        raise TrainingError(
+            f"The loss is {losses[bad[0, 0]].item()} in epoch {epoch} at step {int(bad[0, 0]) + 1} (learning rate about "
+            f"{lr:.2e}). A lower learning rate usually helps; the state of the last whole epoch is kept."
+        )
+
+
+@contextmanager
+def _seeded(*parts: int, device: torch.device | None = None):
+    """Draw from torch's random numbers as a function of `parts`, and leave the caller's stream as it was."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        yield
