@@ -1,0 +1,145 @@
+"""python -m digitsum train | evaluate | predict | tables: the package's functions from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import (
+    EXPERIMENTS,
+    CheckpointError,
+    DataError,
+    TrainingError,
+    WeightsError,
+    evaluate,
+    load_checkpoint,
+    load_data,
+    predictions,
+    run_experiment,
+)
+from .data import SOURCES
+from .experiments import PRESETS
+from .images import ImageError, read_strips
+from .runs import find_checkpoints
+from .tables import TableError, markdown_table, number, percent, renew
+from .training import pick_device
+
+SPLITS = ("train", "val", "test", "unseen", "entire")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status. Expected faults are one line on standard error, and status 1."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (CheckpointError, DataError, ImageError, TableError, TrainingError, WeightsError) as error:
+        print(f"digitsum: {error}", file=sys.stderr)
+        return 1
+
+
+def _train(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    changes: dict[str, Any] = {
+        key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit") if getattr(options, key) is not None
+    }
+    if options.weights is not None:
+        changes["weights"] = None if options.weights == "none" else options.weights
+    for name in options.experiments:
+        record = run_experiment(
+            name, data, seed=options.seed, device=options.device, preset_name=options.preset, changes=changes,
+            on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+        )  # fmt: skip
+        for setting, (usual, chosen) in record["changed"].items():
+            print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
+        print(_metrics_table(record["metrics"]), record["checkpoint"], sep="\n")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    for path in options.checkpoints or [p for p in find_checkpoints(data.source, models=options.models).values() if p]:
+        model = load_checkpoint(path, pick_device(options.device))
+        print(f"\n{path} (seed {model.metadata['seed']}, weights before training: {model.metadata['weights']})")
+        if model.metadata["data"] != data.fingerprint:
+            print("It was trained on other strips than these: those it calls test may be among its training strips.")
+        print(_metrics_table(evaluate(model, data)[0]))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    model = load_checkpoint(options.checkpoint, pick_device(options.device))
+    for path in options.images:
+        predicted = predictions(model, read_strips(path))
+        for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
+            print(f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else ""))
+    return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+    changed = renew(options.readme, options.results)
+    print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
+    return 0
+
+
+def _metrics_table(metrics: dict[str, Any]) -> str:
+    header = ["split", "strips", "accuracy", "rounded", "floor", "ceiling", "MAE", "MSE"]
+    rows = [
+        [split, str(metrics[split]["n"])]
+        + [percent(metrics[split][name]) for name in ("accuracy", "rounded", "floor", "ceiling")]
+        + [number(metrics[split][name]) for name in ("mae", "mse")]
+        for split in SPLITS
+        if split in metrics
+    ]
+    return markdown_table(header, rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="digitsum", description="Read the sum of four touching handwritten digits.")
+    commands = parser.add_subparsers(required=True)
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--source", default="auto", choices=SOURCES, help="where the strips come from (auto)")
+    data.add_argument("--root", type=Path, default=Path("data"), help="folder of the user's files and of MNIST (data)")
+    data.add_argument("--data-seed", type=int, default=0, help="draws strips and splits (0)")
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    device.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
+
+    train = commands.add_parser("train", parents=[data, device], help="train experiments, save weights, write records")
+    train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
+    train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings (auto)")
+    train.add_argument("--seed", type=int, default=0, help="start of the weights and order of the data (0)")
+    train.add_argument("--epochs", type=int, help="in place of the experiment's own")
+    train.add_argument("--batch-size", type=int, help="in place of the experiment's own")
+    train.add_argument("--lr", type=float, help="learning rate in place of the experiment's own")
+    train.add_argument("--train-limit", type=int, help="train on only so many strips")
+    train.add_argument("--weights", help="published weights to start from, or none, in place of the experiment's own")
+    train.add_argument(
+        "--on-missing-weights", default="error", choices=["error", "scratch"],
+        help="stop, or go on from a random start, where published weights cannot be had (error)",
+    )  # fmt: skip
+    train.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
+    evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights to evaluate (all there are for the source)")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser("predict", parents=[device], help="print the sums of images")
+    predict.add_argument("images", nargs="+", type=Path, help=".npy strips, or PNG or JPEG images of a row of digits")
+    predict.add_argument("--checkpoint", type=Path, required=True, help="weights to predict with")
+    predict.set_defaults(run=_predict)
+
+    tables = commands.add_parser("tables", help="renew the tables of the README from the records")
+    tables.add_argument("--readme", type=Path, default=Path("README.md"))
+    tables.add_argument("--results", type=Path, default=Path("results"))
+    tables.set_defaults(run=_tables)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

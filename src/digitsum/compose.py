@@ -19,7 +19,7 @@ DIGIT_WIDTH = GLYPH + MAX_GAP  # the most columns one digit can take
 WIDTH = 4 * DIGIT_WIDTH  # 168, the course's canvas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strips:
     """Images of digit strips with their sums; digits and corners are for evaluation only.
 
@@ -37,15 +37,16 @@ class Strips:
 
     def __getitem__(self, rows: slice | np.ndarray) -> Strips:
         """The strips of a slice or an index array, in that order."""
-        parts = (self.images, self.sums, self.digits, self.corners)
-        return Strips(*(part if part is None else part[rows] for part in parts))
+        digits = None if self.digits is None else self.digits[rows]
+        corners = None if self.corners is None else self.corners[rows]
+        return Strips(self.images[rows], self.sums[rows], digits, corners)
 
     @cached_property
     def fingerprint(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of shape, images and sums."""
         digest = hashlib.sha256(str(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images))
-        digest.update(np.ascontiguousarray(self.sums, dtype="<i8"))
+        digest.update(memoryview(np.ascontiguousarray(self.images)))
+        digest.update(memoryview(np.ascontiguousarray(self.sums, dtype="<i8")))
         return digest.hexdigest()[:16]
 
 

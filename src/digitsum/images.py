@@ -14,7 +14,7 @@ DIGIT = 20  # rows: an MNIST digit fills 20 of its glyph's 28
 STROKE = 0.12  # an MNIST stroke's width, as a share of the digit's height
 MARGIN = 8  # black columns left of the first digit, the median of the course data
 MAX_GAP = 24  # columns: wider gaps between digits are shortened where the strip would outgrow the canvas
-WORKING_SIZE = 1000  # pixels on the longer side; larger pictures are reduced first
+WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first
 FLOOR = 0.3  # paler than this share of the ink is paper: shadows, ruled lines, the other side shining through
 FAINTEST = 0.12  # the least contrast of ink, where black on white is 1
 
@@ -36,8 +36,10 @@ def read_strips(path: str | Path) -> np.ndarray:
     _check_file(path)
     try:
         strips = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever np.load makes of junk: ValueError, EOFError, SyntaxError, TokenError, ...
-        raise ImageError(f"{path} is not a .npy array of numbers: write it with numpy.save ({error})") from error
+    except Exception as error:  # whatever numpy makes of junk: ValueError, EOFError, MemoryError, TokenError, ...
+        raise ImageError(f"{path} is not a whole .npy file of numbers: write it again with numpy.save") from error
+    if not isinstance(strips, np.ndarray):
+        raise ImageError(f"{path} is a .npz archive: save the strips alone with numpy.save")
     if strips.ndim == 2:
         strips = strips[None]
     if strips.ndim != 3 or strips.shape[1] != HEIGHT or not strips.size:
@@ -51,7 +53,8 @@ def read_strips(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path} holds values {low}..{high}: scale them to 0..255 and save as uint8")
     if strips.dtype.kind in "bf" and high <= 1:
         strips = strips * 255.0
-    strips = np.rint(strips).astype(np.uint8)
+    if strips.dtype != np.uint8:
+        strips = np.rint(strips).astype(np.uint8)
     for k, strip in enumerate(strips):
         if np.median(strip) > 127:
             raise ImageError(f"{path}, strip {k}: the background is light, where it must be black: save 255 - strips")
@@ -72,8 +75,8 @@ def read_image(path: str | Path) -> np.ndarray:
         with Image.open(path) as image:
             grey = _grey(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large: reduce it to a few thousand pixels a side ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path} is too large: reduce it to a few thousand pixels a side") from error
+    except Exception as error:  # whatever the decoder of some format makes of a damaged file
         raise ImageError(f"{path} is not a readable image: save it again as PNG or JPEG ({error})") from error
     if min(grey.shape) < 8:
         raise ImageError(f"{path} is only {grey.shape[1]}x{grey.shape[0]} pixels: give an image of at least 20 rows")
@@ -83,7 +86,7 @@ def read_image(path: str | Path) -> np.ndarray:
         strip = np.rint(grey if paper <= 8 else 255 - grey).astype(np.uint8)
         _check_ink(strip.max() / 255, path)
         return _pad(strip)
-    grey = _resize(grey, min(1.0, WORKING_SIZE / max(grey.shape)))
+    grey = _resize(grey, min(1.0, (WORKING_PIXELS / grey.size) ** 0.5))
     return _pad(_typeset(*_find_digits(_level(grey), path)))
 
 
@@ -101,10 +104,10 @@ def _check_ink(contrast: float, where: str | Path) -> None:
 
 def _grey(image: Image.Image) -> np.ndarray:
     """Brightness (H, W) from 0 to 255; transparent pixels become the paper."""
-    if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image, np.float64)
-        return grey / 257 if grey.max() > 255 else grey * 255 if grey.max() <= 1 else grey
-    if image.mode not in ("LA", "PA", "RGBA", "La", "RGBa") and "transparency" not in image.info:
+    if image.mode.startswith(("I", "F")):  # 16 bits and more
+        grey = np.nan_to_num(np.asarray(image, np.float64)).clip(0)
+        return grey * 255 / min((full for full in (1, 255, 65535) if grey.max() <= full), default=grey.max())
+    if "A" not in image.mode and "transparency" not in image.info:
         return np.asarray(image.convert("L"), np.float64)
     grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA"), np.float64), 2, 0)
     visible = alpha > 127

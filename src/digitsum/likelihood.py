@@ -12,10 +12,9 @@ ways to place k digits in the first t columns,
 
     F_k(t, z) = sum_{t' <= t} r_t'(z) F_k-1(t' - 1, z),
 
-one short convolution and one running sum over the columns. K steps instead of T (K / 2 for a single sum: half of the
-digits are placed from either end); every term is positive and kept
-as a logarithm, so nothing cancels and nothing underflows, in the value or in its gradient (which is the posterior
-probability of each symbol in each column).
+one short convolution and one running sum over the columns: K steps instead of T, and for a single sum K / 2, half of
+the digits being placed from either end. Every term is positive and kept as a logarithm, so nothing cancels and
+nothing underflows, in the value or in its gradient (each symbol's posterior probability minus its prior one).
 
 Everywhere: logits (N, T, 11), unnormalised log-probabilities of the symbols nothing, 0, 1, ..., 9 of each column.
 """

@@ -93,6 +93,15 @@ def resolve_preset(name: str, device: torch.device) -> str:
     return name if name != "auto" else ("full" if device.type == "cuda" else "quick")
 
 
+def find_checkpoints(source: str, preset_name: str = "full", models: str | Path = "models") -> dict[str, Path | None]:
+    """Every experiment's published weights for a source: those of the preset, else of a quick run, else None."""
+    folders = [Path(models) / folder_name(source, name) for name in dict.fromkeys((preset_name, "full", "quick"))]
+    return {
+        name: next((path for folder in folders if (path := folder / f"{name}.safetensors").exists()), None)
+        for name in EXPERIMENTS
+    }
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with one line per list of numbers at most, in place of the old file at once."""
     with replacing(path) as temporary:

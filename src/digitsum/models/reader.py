@@ -1,0 +1,83 @@
+"""The reader: looks at a strip column by column and says, for each, which digit stands there, if any."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEIGHT = 40
+
+
+class Reader(nn.Module):
+    """A fully convolutional network from strips to columns of symbols: nothing, or one of the digits 0..9.
+
+    Residual 3x3 blocks at a half, a quarter and an eighth of the height; one convolution over all remaining rows; then
+    residual blocks along the strip. No layer depends on the width, so it reads strips of any width and any number of
+    digits. `widths` are the channels of the three resolutions, `depths` the residual blocks at each and along the
+    strip. The last layer starts with `empty_bias` on "nothing", so that an untrained reader expects about as many
+    digits as strips have: with 4.5, 10 digits at odds of e^-4.5 each in 42 columns, 4.2 of them.
+    """
+
+    def __init__(
+        self,
+        outputs: int = 11,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        depths: tuple[int, int, int, int] = (1, 1, 1, 1),
+        empty_bias: float = 4.5,
+    ) -> None:
+        super().__init__()
+        fine, middle, coarse = widths
+        self.strip = nn.Sequential(
+            Convolution(1, fine, 5, stride=2), *(Residual(fine, 3) for _ in range(depths[0])),
+            Convolution(fine, middle, 3, stride=2), *(Residual(middle, 3) for _ in range(depths[1])),
+            Convolution(middle, coarse, 3, stride=(2, 1)), *(Residual(coarse, 3) for _ in range(depths[2])),
+        )  # fmt: skip
+        self.columns = nn.Sequential(
+            Convolution(coarse, coarse, (HEIGHT // 8, 1), padding=0),
+            *(Residual(coarse, (1, 3)) for _ in range(depths[3])),
+        )
+        self.symbols = nn.Conv2d(coarse, outputs, 1)
+        with torch.no_grad():
+            self.symbols.weight.mul_(0.3)
+            self.symbols.bias.zero_()[0] = empty_bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, W / 4, 11) of the symbols in each column, from images (N, 1, 40, W) in 0..1; W a multiple of 4."""
+        x = self.strip(images)  # (N, C, 5, W / 4)
+        x = self.columns(x)  # (N, C, 1, W / 4)
+        return self.symbols(x).squeeze(2).transpose(1, 2)  # (N, W / 4, 11)
+
+
+class Convolution(nn.Sequential):
+    """Convolution, batch normalisation, ReLU."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | None = None,
+    ) -> None:
+        if padding is None:
+            padding = kernel // 2 if isinstance(kernel, int) else (kernel[0] // 2, kernel[1] // 2)
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Residual(nn.Module):
+    """Two convolutions and a way around them; the second's scale starts at zero, so the block starts as a wire."""
+
+    def __init__(self, channels: int, kernel: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.first = Convolution(channels, channels, kernel)
+        self.second = nn.Sequential(*list(Convolution(channels, channels, kernel))[:-1])
+        nn.init.zeros_(self.second[1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as `x` (N, C, H, W)."""
+        return F.relu(x + self.second(self.first(x)), inplace=True)
