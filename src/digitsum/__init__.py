@@ -11,5 +11,6 @@ from .training import TrainingError, train
 
 __all__ = [
     "EXPERIMENTS", "MODELS", "OBJECTIVES", "CheckpointError", "Data", "DataError", "Experiment", "TrainingError",
-    "WeightsError", "evaluate", "load_checkpoint", "load_data", "metrics", "predict", "predictions", "run_experiment", "train",
+    "WeightsError", "evaluate", "load_checkpoint", "load_data", "metrics", "predict", "predictions", "run_experiment",
+    "train",
 ]  # fmt: skip

@@ -43,9 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     data = load_data(options.source, options.root, options.data_seed)
     print(data.reason)
-    changes: dict[str, Any] = {
-        key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit") if getattr(options, key) is not None
-    }
+    given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if options.weights is not None:
         changes["weights"] = None if options.weights == "none" else options.weights
     for name in options.experiments:
@@ -110,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     device.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
 
     train = commands.add_parser("train", parents=[data, device], help="train experiments, save weights, write records")
-    train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
-    train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings (auto)")
+    train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
+    train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
     train.add_argument("--seed", type=int, default=0, help="start of the weights and order of the data (0)")
     train.add_argument("--epochs", type=int, help="in place of the experiment's own")
     train.add_argument("--batch-size", type=int, help="in place of the experiment's own")
@@ -126,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
-    evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights to evaluate (all there are for the source)")
+    evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights (all there are for the source)")
     evaluate.set_defaults(run=_evaluate)
 
     predict = commands.add_parser("predict", parents=[device], help="print the sums of images")

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from .models import MODELS
+from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 
 FORMAT = "digitsum-1"
@@ -27,7 +27,7 @@ class CheckpointError(Exception):
     """A file that cannot be used as a checkpoint; the message names the file, what is wrong and what to do."""
 
 
-def save_checkpoint(model: nn.Module, path: str | Path, /, **metadata: Any) -> None:
+def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> None:
     """Write a model's weights with what rebuilds it: `model`, `model_args` and `objective` must be in the metadata.
 
     Every metadata value is stored as JSON; a digest of the tensors is added, and checked on loading.
@@ -43,7 +43,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return _read(Path(path), tensors=False)[0]
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> StripModel:
     """Rebuild a trained model from its file alone, ready for `predict`, with `.objective` and `.metadata`.
 
     Raises `CheckpointError` for a file that is missing, truncated, altered, of another version or not of this project.
@@ -61,7 +61,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.
             f"({metadata.get('commit')}), or train it again."
         ) from error
     model.objective, model.metadata = objective, metadata
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -82,7 +82,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, T
             f"{FORMAT!r}. Train it again, or use the version that wrote it."
         )
     if tensors and metadata.get("digest") != _digest(loaded):
-        raise CheckpointError(f"{path} is damaged: its weights do not match their digest. Copy it again from its source.")
+        raise CheckpointError(f"{path} is damaged: its weights do not match their digest. Copy it again.")
     return metadata, loaded
 
 
@@ -106,7 +106,7 @@ def load_state(path: Path, key: str) -> dict[str, Any]:
     """The state of the unfinished run `key`. Raises `CheckpointError` for a damaged file or another run's."""
     remedy = "Delete it to start that run anew."
     try:
-        with zipfile.ZipFile(path) as archive:  # torch stores its entries as they are; a small file could expand to a huge one
+        with zipfile.ZipFile(path) as archive:  # torch stores entries as they are; a small one could expand to huge
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise CheckpointError(f"{path} holds compressed entries, which torch never writes. {remedy}")
         state = torch.load(path, map_location="cpu", weights_only=True)

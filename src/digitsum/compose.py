@@ -45,8 +45,8 @@ class Strips:
     def fingerprint(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of shape, images and sums."""
         digest = hashlib.sha256(str(self.images.shape).encode())
-        digest.update(memoryview(np.ascontiguousarray(self.images)))
-        digest.update(memoryview(np.ascontiguousarray(self.sums, dtype="<i8")))
+        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.sums, dtype="<i8"))
         return digest.hexdigest()[:16]
 
 
@@ -83,6 +83,6 @@ def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int, digits
 
 
 def _integers(bits: np.random.PCG64, high: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform integers 0..high-1 from the raw bit stream, which NumPy keeps stable where `Generator` methods may change."""
+    """Uniform integers 0..high-1 from the raw bit stream: NumPy keeps it stable, `Generator` methods may change."""
     raw = bits.random_raw(int(np.prod(shape))) >> np.uint64(32)
     return ((raw * np.uint64(high)) >> np.uint64(32)).astype(np.int64).reshape(shape)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
-from torch import nn
 
 from .data import Data
+from .models import StripModel
 from .objectives import MAX_SUM, NUM_SUMS
 from .training import EVALUATION_BATCH, to_input
 
@@ -28,7 +28,7 @@ class Predictions:
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, images: np.ndarray) -> Predictions:
+def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     """Predict in float32 on the device the model is on. Shape: images (N, 40, W) uint8; raises ValueError otherwise."""
     if images.ndim != 3 or images.shape[1] != 40 or images.dtype != np.uint8:
         raise ValueError(f"images must be (N, 40, W) uint8, black background; got {images.shape} {images.dtype}")
@@ -43,7 +43,7 @@ def predictions(model: nn.Module, images: np.ndarray) -> Predictions:
     return Predictions(np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]))
 
 
-def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
+def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
     """The predicted sums (N,) int64 of images (N, 40, W) uint8."""
     return predictions(model, images).sums
 
@@ -70,13 +70,14 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     )
 
 
-def evaluate(model: nn.Module, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
+def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """Metrics and predictions for every split, and for "entire": training, validation and test strips together."""
     predicted = {name: predictions(model, split.images) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}
     whole = ("train", "val", "test")
     predicted["entire"] = Predictions(
-        np.concatenate([predicted[name].values for name in whole]), np.concatenate([predicted[name].sums for name in whole])
+        np.concatenate([predicted[name].values for name in whole]),
+        np.concatenate([predicted[name].sums for name in whole]),
     )
     truth["entire"] = np.concatenate([truth[name] for name in whole])
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted

@@ -20,10 +20,11 @@ class Experiment:
     weights: str | None = None  # published weights to start from, as torchvision names them; None: a random start
     epochs: int = 15
     batch_size: int = 64
-    optimizer: str = "adam"  # a key of training.OPTIMIZERS
+    optimizer: str = "adam"  # a key of OPTIMIZERS
     lr: float = 1e-3  # learning rate; the highest one under the one-cycle schedule
     weight_decay: float = 0.0
-    schedule: str = "constant"  # a key of training.SCHEDULES
+    schedule: str = "constant"  # a key of SCHEDULES
+    warmup: float = 0.3  # share of the steps in which the one-cycle schedule rises
     augment: Augmentation | None = None  # drawn per image on the device; None: the images as they are
     select: str = "accuracy"  # what the best epoch is best at, on validation: "accuracy" or "loss"
     train_limit: int | None = None  # only the first so many training strips; None: all of them
@@ -35,10 +36,9 @@ class Experiment:
         return f"{self.model}-{self.objective}"
 
 
-REPORT_A = "The report gives the layers and the losses."
 LEFT_OPEN_A = (
-    "Optimiser, batch size and length were left open: Adam at 1e-3, batches of 64, and report C's 15 epochs for the same "
-    "kind of network."
+    "Optimiser, batch size and length were left open: Adam at 1e-3, batches of 64, and report C's 15 epochs for the "
+    "same kind of network."
 )
 LEFT_OPEN_E = (
     "The report gives the order of the layers and the choice by validation score; left open were widths, the kind of "
@@ -55,12 +55,12 @@ _rows = [
     ),
     Experiment(
         "cnn_attention", "regression", report="E", left_open=LEFT_OPEN_E,
-        epochs=16, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle",
+        epochs=16, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle", warmup=0.1,
     ),
     Experiment(
         "cnn_attention", "classification", report="E",
         left_open=LEFT_OPEN_E + " The report has it as a regressor only; the classifier shares every setting.",
-        epochs=16, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle",
+        epochs=16, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle", warmup=0.1,
     ),
     Experiment(
         "resnet50", "regression", report="B",

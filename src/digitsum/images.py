@@ -132,7 +132,7 @@ def _level(grey: np.ndarray) -> np.ndarray:
     light = (_surface_terms(grey.shape) @ surface).reshape(grey.shape)
     if ((grey - light) ** 3).sum() > 0:
         return (grey - light).clip(0) / 255
-    return (1 - grey / light.clip(16)).clip(0)
+    return (light - grey).clip(0) / light.clip(16)
 
 
 def _surface_terms(shape: tuple[int, ...]) -> np.ndarray:
@@ -140,8 +140,8 @@ def _surface_terms(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
 
 
-def _find_digits(contrast: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
-    """Crop to the ink, without specks: the ink (h, w) from 0 to 1, and the height of its digits in pixels."""
+def _find_digits(contrast: np.ndarray, path: Path) -> tuple[np.ndarray, float, float]:
+    """Crop to the ink, without specks: the ink (h, w) from 0 to 1, its digits' height and strokes' width in pixels."""
     peak = ndimage.uniform_filter(contrast, 3).max()
     _check_ink(peak, path)
     pieces, _ = ndimage.label(contrast > FLOOR * peak, np.ones((3, 3)))
@@ -160,12 +160,15 @@ def _find_digits(contrast: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
     ink = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
     if len(ink) > 3 * digit:
         raise ImageError(f"{path}: the ink is not one row of digits: crop the image to one level row")
-    return ink, digit
+    depth = ndimage.distance_transform_edt(ink > FLOOR)
+    stroke = 4 * depth[depth > 0].mean() - 2  # in a bar w pixels wide, depths 1, 2, .., 2, 1 have the mean (w + 2) / 4
+    if stroke > digit / 2:
+        raise ImageError(f"{path}: the ink is patches, not strokes: crop the image to the digits and the paper")
+    return ink, digit, stroke
 
 
-def _typeset(ink: np.ndarray, digit: float) -> np.ndarray:
+def _typeset(ink: np.ndarray, digit: float, stroke: float) -> np.ndarray:
     """Lay the ink out as the models know it: size, weight of the strokes, place on the strip."""
-    stroke = 4 * ndimage.distance_transform_edt(ink > FLOOR)[ink > FLOOR].mean()  # a bar of width w has mean depth w/4
     thicken = 2 * round((STROKE * digit - stroke) / 2) + 1
     if thicken > 1:
         ink = ndimage.grey_dilation(np.pad(ink, thicken // 2), (thicken, thicken))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .likelihood import SYMBOLS, moments, sum_distribution, sum_log_likelihood
 
 MAX_SUM = 36  # four nines
 NUM_SUMS = MAX_SUM + 1
@@ -19,8 +20,8 @@ class Regression:
     name: str = "regression"
     outputs: int = 1
 
-    def loss(self, outputs: Tensor, sums: Tensor, progress: float = 1.0) -> Tensor:
-        """Mean squared error. Shapes: outputs (N, 1), sums (N,); `progress`, the share of training done, is not used."""
+    def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
+        """Mean squared error. Shapes: outputs (N, 1), sums (N,); `step` is not used."""
         return F.mse_loss(outputs.squeeze(1), sums.to(outputs.dtype))
 
     def values(self, outputs: Tensor) -> Tensor:
@@ -39,8 +40,8 @@ class Classification:
     name: str = "classification"
     outputs: int = NUM_SUMS
 
-    def loss(self, outputs: Tensor, sums: Tensor, progress: float = 1.0) -> Tensor:
-        """Mean cross-entropy in nats. Shapes: outputs (N, 37), sums (N,); `progress` is not used."""
+    def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
+        """Mean cross-entropy in nats. Shapes: outputs (N, 37), sums (N,); `step` is not used."""
         return F.cross_entropy(outputs, sums)
 
     def values(self, outputs: Tensor) -> Tensor:
@@ -52,5 +53,41 @@ class Classification:
         return outputs.argmax(dim=1)
 
 
-Objective = Regression | Classification
-OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (Regression(), Classification())}
+@dataclass(frozen=True)
+class SumLikelihood:
+    """Columns of symbols, trained with the exact probability that `count` of them emit a digit and add up to the sum.
+
+    The first `start_steps` steps of training match moments instead: the mean of the sum and of the count, both in
+    closed form. From a random start the likelihood alone lingers on a plateau, where no column yet means any digit;
+    the mean's gradient tells each column at once whether it should mean more or less.
+    """
+
+    name: str = "sum_likelihood"
+    outputs: int = SYMBOLS
+    count: int = 4
+    start_steps: int = 100
+
+    def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
+        """Mean negative log-likelihood in nats; at a `step` of the start, squared errors in units of their spread.
+
+        Shapes: outputs (N, T, 11) logits, sums (N,). `step` counts the training steps before this one; None: no start.
+        """
+        if step is not None and step < self.start_steps:
+            m = moments(outputs)
+            spread = 8.25 * self.count  # the variance of the sum of uniform digits
+            return ((m.sum_mean - sums).square() / spread + (m.count_mean - self.count).square()).mean()
+        return -sum_log_likelihood(outputs, sums, self.count).mean()
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """The predicted sums (N,) as floats."""
+        return self.sums(outputs).to(outputs.dtype)
+
+    def sums(self, outputs: Tensor) -> Tensor:
+        """Predicted sums (N,): the most probable one, over every placement and every string of `count` digits."""
+        return sum_distribution(outputs, self.count).argmax(dim=1)
+
+
+Objective = Regression | Classification | SumLikelihood
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective for objective in (Regression(), Classification(), SumLikelihood())
+}

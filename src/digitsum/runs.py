@@ -23,15 +23,15 @@ from .data import Data
 from .evaluation import Predictions, confusion, evaluate
 from .experiments import EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
-from .models.resnet50 import ResNet50_Weights
 from .models.pretrained import pretrained_state
+from .models.resnet50 import ResNet50_Weights
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def folder_name(source: str, preset_name: str) -> str:
-    """The folder of a source's weights and records; shortened runs have their own, so they never replace published ones."""
+    """The folder of a source's weights and records; shortened runs have their own and never replace published ones."""
     return source if preset_name == "full" else f"{source}-{preset_name}"
 
 
@@ -48,15 +48,15 @@ def run_experiment(
     results: str | Path = "results",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record, which is also written as JSON.
+    """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record, also written as JSON.
 
     `preset_name` is one of PRESETS or "auto" (full on CUDA, otherwise quick); `changes` replaces single settings, and
     the record says which. Where published weights cannot be had, `on_missing_weights` decides: "error" stops, "scratch"
     goes on from a random start, and weights and record say so.
 
-    Files, all below the source's folder (see `folder_name`): models/<source>/<experiment>.safetensors, the weights of the
-    seed that is best on validation; models/<source>/runs/…, every run's best and last weights and, while it runs, the
-    state from which it resumes; results/<source>/<experiment>-seed<seed>.json.
+    Files, all below the source's folder (see `folder_name`): models/<source>/<experiment>.safetensors, the weights of
+    the seed that is best on validation; models/<source>/runs/…, every run's best and last weights and, while it runs,
+    the state from which it resumes; results/<source>/<experiment>-seed<seed>.json.
     """
     started = time.perf_counter()
     chosen = pick_device(device)
@@ -74,7 +74,8 @@ def run_experiment(
         "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in data.splits.items()},
         "seconds": {"train": round(run.seconds, 1), "total": round(time.perf_counter() - started, 1)},
     }
-    about = {key: record[key] for key in ("experiment", "seed", "source", "preset", "weights", "versions", "commit")} | {
+    kept = ("experiment", "seed", "source", "preset", "weights", "versions", "commit")
+    about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
         "data": data.fingerprint, "validation": evaluated["val"],
     }  # fmt: skip
@@ -89,7 +90,7 @@ def run_experiment(
 
 
 def resolve_preset(name: str, device: torch.device) -> str:
-    """"auto" is "full" on CUDA and "quick" elsewhere."""
+    """What "auto" stands for: "full" on CUDA and "quick" elsewhere."""
     return name if name != "auto" else ("full" if device.type == "cuda" else "quick")
 
 
@@ -149,7 +150,11 @@ def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: 
         "changed": differences(experiment, EXPERIMENTS[name]),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "trained_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
-        "data": {"fingerprint": data.fingerprint, "seed": data.seed, "strips": {k: len(v) for k, v in data.splits.items()}},
+        "data": {
+            "fingerprint": data.fingerprint,
+            "seed": data.seed,
+            "strips": {name: len(strips) for name, strips in data.splits.items()},
+        },
         "history": run.history,
         "best_epoch": run.best_epoch,
         "hardware": hardware(device),
@@ -164,8 +169,8 @@ def hardware(device: torch.device) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
+        lines = cpuinfo.read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": cpu,
@@ -177,14 +182,16 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of the code, with "-dirty" where the package differs from it; None outside a git checkout."""
-    package = Path(__file__).parent
-    git = ["git", "-C", str(package)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout
-        status = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True).stdout
+        head, changed = (
+            subprocess.run(
+                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "."])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.strip() + ("-dirty" if status.strip() else "")
+    return head + ("-dirty" if changed else "")
 
 
 def _settings_digest(experiment: Experiment, data: Data) -> str:

@@ -2,7 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import replacing
+from .data import SOURCES
+from .experiments import EXPERIMENTS
+
+Record = dict[str, Any]
+Entry = Mapping[str, float]  # {"value", "low", "high"}
+
+PUBLISHED = SOURCES[1:]  # the folders of results/ whose records are published: all sources but "auto"
+SPLITS = {"train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire"}
+MEASURES = ("accuracy", "floor", "ceiling", "rounded", "within_half", "mse", "mae")
+COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
+NOTHING = "–"
+EMPTY = "No records yet:"
+COMMAND = "python -m digitsum train"
+
+# What the reports themselves give, on the course's files; their numbers, not ours.
+REPORTED = {
+    "baseline_cnn-regression": "A: test MSE 12.463",
+    "baseline_cnn-classification": "A: test 9.22 %, MAE 3.76",
+    "cnn_attention-regression": "E: validation 75.25 %, train 96.77 %",
+    "resnet50-classification": "B: test 84–85 %, entire 90–91 %",
+}
+
+# What other public systems reach, as they state it: (system, learns from, accuracy, parameters).
+PEERS_ON_STRIPS = (
+    ("ResNet-18, fine-tuned", "sums, and 50,000 more composed strips", "95.55 %", "11 M"),
+    (
+        "ResNet with four heads",
+        "digit labels: 330 by hand, the rest by a labeller trained on MNIST",
+        "93.6–95.2 %",
+        "1.22 M",
+    ),
+    ("segmentation, then LeNet", "MNIST's digit labels", "78.06 %", NOTHING),
+    ("CNN, 7x7 kernels, average pooling", "sums", "53.00 %", "2.5 M"),
+    ("regression on generated strips", "MNIST", "39.35 %", NOTHING),
+    ("CNN in Keras", "sums", "16.83 %", "0.6 M"),
+)
+PEERS_ON_CUT_DIGITS = (
+    ("CTSketch", "15,000 sums of two 2-digit numbers", "96.7 %", NOTHING),
+    ("DeepSoftLog", "15,000 sums of two 2-digit numbers", "96.6 %", NOTHING),
+    ("DeepStochLog", "15,000 sums of two 2-digit numbers", "96.4 %", NOTHING),
+    ("A-NeSI", "15,000 sums of two 2-digit numbers", "95.96 ± 0.38 %", NOTHING),
+    ("DeepProbLog", "15,000 sums of two 2-digit numbers", "95.2 %", NOTHING),
+    ("LTN", "15,000 sums of two 2-digit numbers", "77.5 ± 35.6 % (seeds collapse)", NOTHING),
+    ("DeepSoftLog", "5,000 sums of four digits", "94.13 %", NOTHING),
+    ("A-NeSI", "5,000 sums of four digits", "93.53 %", NOTHING),
+    ("IndeCateR", "5,000 sums of four digits", "92.55 %", NOTHING),
+    ("CTSketch", "5,000 sums of four digits", "92.17 %", NOTHING),
+    ("Scallop", "5,000 sums of four digits", "88.90 %", NOTHING),
+)
+
+
+class TableError(Exception):
+    """Records or a README from which no tables can be made; the message names the file, the fault and the remedy."""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -14,16 +74,330 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
 
 
-def percent(entry: Mapping[str, float]) -> str:
-    """A share {"value", "low", "high"} with its interval: "75.3 % (74.0–76.5)"."""
+def percent(entry: Entry) -> str:
+    """A share with its interval: "75.3 % (74.0–76.5)"."""
     value, low, high = (f"{100 * entry[key]:.1f}" for key in ("value", "low", "high"))
     return f"{value} % ({low}–{high})"
 
 
-def number(entry: Mapping[str, float], digits: int = 2) -> str:
-    """A number {"value", "low", "high"} with its interval: "12.46 (11.90–13.02)"."""
+def number(entry: Entry, digits: int = 2) -> str:
+    """A number with its interval: "12.46 (11.90–13.02)"."""
     value, low, high = (f"{entry[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} ({low}–{high})"
+
+
+def renew(readme: str | Path = "README.md", results: str | Path = "results") -> bool:
+    """Write the tables of the records in `results` between their markers in `readme`; returns whether it changed.
+
+    Everything outside the markers stays as it is, byte for byte. Raises TableError and leaves the file alone where a
+    record or a marker is wrong.
+    """
+    readme = Path(readme)
+    if not readme.is_file():
+        raise TableError(f"{readme} is not there; run this in the repository's root")
+    old = readme.read_bytes().decode("utf-8")
+    new = renewed(old, load_records(results), readme)
+    if new == old:
+        return False
+    with replacing(readme) as temporary:
+        temporary.write_bytes(new.encode("utf-8"))
+    return True
+
+
+def renewed(text: str, records: Sequence[Record], where: str | Path = "README.md") -> str:
+    """The text with every table between its markers `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew.
+
+    A marker stands alone on its line. Raises TableError for a marker of no table, one without its partner, two of the
+    same name, and for records whose table has no marker.
+    """
+    tables = render(records)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    found = [(bool(slash), name) for slash, name in re.findall(r"^<!-- (/?)table:(\S+) -->\r?$", text, re.MULTILINE)]
+    names = list(dict.fromkeys(name for _, name in found))
+    for name in names:
+        if name not in tables:
+            raise TableError(f"{where} has a marker for {name!r}, which is no table; use one of {', '.join(tables)}")
+    for name in names:
+        if [marker for marker in found if marker[1] == name] != [(False, name), (True, name)]:
+            raise TableError(f"{where} must have one <!-- table:{name} --> and after it one <!-- /table:{name} -->")
+    if found != [(slash, name) for name in names for slash in (False, True)]:
+        raise TableError(f"{where} has one table's markers within another's; close each before the next")
+    for name, table in tables.items():
+        if name not in names and table and not table.startswith(EMPTY):
+            raise TableError(
+                f"{where} has no place for {name}; put <!-- table:{name} --> and <!-- /table:{name} --> there"
+            )
+
+    def filled(match: re.Match[str]) -> str:
+        table = tables[match[1]]
+        lines = ["", *table.split("\n"), ""] if table else []
+        return newline.join([f"<!-- table:{match[1]} -->", *lines, f"<!-- /table:{match[1]} -->"])
+
+    return re.sub(r"^<!-- table:(\S+) -->\r?\n.*?^<!-- /table:\1 -->", filled, text, flags=re.MULTILINE | re.DOTALL)
+
+
+# Records
+
+
+def load_records(results: str | Path = "results") -> list[Record]:
+    """Every published record, results/<source>/*.json, in the order of sources, experiments and seeds.
+
+    Folders of shortened runs, such as mnist-quick, are not looked at. Raises TableError for a file that is not a whole
+    record, or not one of its folder, and for a folder whose records are on different data.
+    """
+    order = list(EXPERIMENTS)
+    records = []
+    for source in PUBLISHED:
+        paths = sorted((Path(results) / source).glob("*.json"))
+        found = {path: _read(path, source) for path in paths}
+        fingerprints = {record["data"]["fingerprint"]: path for path, record in found.items()}
+        if len(fingerprints) > 1:
+            kinds = ", ".join(f"{fingerprint} in {path.name}" for fingerprint, path in fingerprints.items())
+            raise TableError(
+                f"{paths[0].parent} holds records on different data ({kinds}), which share no table; "
+                "train them again on the same, or take the others away"
+            )
+        records += sorted(found.values(), key=lambda record: (order.index(record["experiment"]), record["seed"]))
+    return records
+
+
+def _read(path: Path, source: str) -> Record:
+    remedy = "restore it, or run that experiment again"
+    try:
+        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} is not valid JSON ({error}); {remedy}") from error
+    faults = list(_faults(record))
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise TableError(f"{path} is not a whole record: it lacks {', '.join(faults[:3])}{more}; {remedy}")
+    if record["experiment"] not in EXPERIMENTS:
+        raise TableError(
+            f"{path} is of {record['experiment']!r}, which is no experiment; take it away, or put its row back into "
+            "experiments.py"
+        )
+    name = f"{record['experiment']}-seed{record['seed']}.json"
+    if (record["source"], record["preset"], name) != (source, "full", path.name):
+        raise TableError(
+            f"{path} holds {name} of source {record['source']!r} and preset {record['preset']!r}; move it to where it "
+            "belongs"
+        )
+    return record
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _faults(record: Any) -> Iterator[str]:
+    """The dotted names of what a record lacks, or holds as something else than it must be."""
+    wanted: dict[str, type | tuple[type, ...]] = {
+        "experiment": str, "source": str, "seed": int, "preset": str, "weights": str, "settings": dict, "changed": dict,
+        "parameters": int, "data.fingerprint": str, "data.seed": int, "data.strips": dict, "best_epoch": int,
+        "hardware.device": str, "hardware.cpu": str, "hardware.threads": int, "hardware.bfloat16": bool,
+        "seconds.train": (int, float), "versions.torch": str, "commit": (str, type(None)), "settings.epochs": int,
+        "settings.supervision": str, "data.strips.train": int,
+    }  # fmt: skip
+    splits = ["train", "val", "test", "entire"] + (["unseen"] if _get(record, "data.strips.unseen") else [])
+    for split in splits:
+        wanted[f"metrics.{split}.n"] = int
+        wanted |= {f"metrics.{split}.{name}.{key}": float for name in MEASURES for key in ("value", "low", "high")}
+    yield from (name for name, kind in wanted.items() if not isinstance(_get(record, name), kind))
+    changed = _get(record, "changed")
+    if isinstance(changed, dict):
+        yield from (f"both values of changed.{key}" for key, pair in changed.items() if not _is_pair(pair))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _get(record: Any, dotted: str) -> Any:
+    """What stands under a dotted name; Ellipsis, an instance of nothing that is wanted, where nothing does."""
+    for key in dotted.split("."):
+        if not isinstance(record, dict) or key not in record:
+            return ...
+        record = record[key]
+    return record
+
+
+# Tables
+
+
+def render(records: Sequence[Record]) -> dict[str, str]:
+    """Every table by name, as Markdown: results, details and runs of each source, and peers.
+
+    Where a source has no records, its results are a sentence that says how to make some; its other tables are empty.
+    """
+    tables: dict[str, str] = {}
+    for source in PUBLISHED:
+        here = [record for record in records if record["source"] == source]
+        if here:
+            tables |= {
+                f"results-{source}": _results(here),
+                f"details-{source}": _details(here),
+                f"runs-{source}": _runs(here),
+            }
+        else:
+            first = next(iter(EXPERIMENTS))
+            sentence = f"{EMPTY} `{COMMAND} {first} --source {source} --preset full` makes the first."
+            tables |= {f"results-{source}": sentence, f"details-{source}": "", f"runs-{source}": ""}
+    return tables | {"peers": _peers([record for record in records if record["source"] == "mnist"])}
+
+
+def _results(records: Sequence[Record]) -> str:
+    """A row per experiment: what its report got, and what it gets here."""
+    rows = []
+    for seeds in _rows(records):
+        name, note = seeds[0]["experiment"], _departures(seeds[0])
+        rows.append([
+            f"`{name}`" + (f"<br>{note}" if note else ""),
+            REPORTED.get(name, NOTHING),
+            _seeds(seeds),
+            *(_shares(seeds, split) for split in ("val", "test", "unseen")),
+            *(_errors(seeds, "test", measure) for measure in ("mae", "mse")),
+        ])  # fmt: skip
+    header = [
+        "experiment", "its report, course files (theirs)", "seeds", "validation", "test", "unseen",
+        "test MAE", "test MSE",
+    ]  # fmt: skip
+    strips = ", ".join(f"{n:,} {SPLITS[split]}" for split, n in records[0]["data"]["strips"].items())
+    below = f"Strips: {strips}; data `{records[0]['data']['fingerprint']}`. In brackets: 95 % intervals."
+    if any(len(seeds) > 1 for seeds in _rows(records)):
+        below += " Where there are several seeds: mean ± standard deviation over them, and the worst."
+    return markdown_table(header, rows) + "\n\n" + below
+
+
+def _details(records: Sequence[Record]) -> str:
+    """A row per experiment and set of strips: the ways in which the reports turn a real number into a sum."""
+    rows = []
+    for seeds in _rows(records):
+        whole = all(each["floor"] == each["ceiling"] for each in seeds[0]["metrics"].values())  # as a classifier's are
+        for split in (split for split in SPLITS if split in seeds[0]["metrics"]):
+            ways = [
+                NOTHING if whole else _shares(seeds, split, way)
+                for way in ("floor", "ceiling", "rounded", "within_half")
+            ]
+            n = f"{seeds[0]['metrics'][split]['n']:,}"
+            rows.append([f"`{seeds[0]['experiment']}`", SPLITS[split], n, _shares(seeds, split), *ways])
+    return markdown_table(["experiment", "strips", "n", "accuracy", "floor", "ceiling", "rounded", "within 0.5"], rows)
+
+
+def _runs(records: Sequence[Record]) -> str:
+    """A row per run: what it cost and on what; below them the command that makes each again."""
+    rows = [
+        [
+            f"`{record['experiment']}`",
+            str(record["seed"]),
+            f"{record['settings']['epochs']}, best {record['best_epoch']}",
+            f"{record['parameters']:,}",
+            f"{record['seconds']['train'] / 60:.1f}",
+            _hardware(record["hardware"]),
+            record["versions"]["torch"],
+            f"`{record['commit']}`" if record["commit"] else NOTHING,
+        ]
+        for record in records
+    ]
+    header = ["experiment", "seed", "epochs", "parameters", "minutes", "hardware", "torch", "commit"]
+    return markdown_table(header, rows) + "\n\n```bash\n" + "\n".join(map(command, records)) + "\n```"
+
+
+def _peers(records: Sequence[Record]) -> str:
+    """What others reach, each kind of data in a column of its own, and our experiment that is best on validation."""
+    rows = []
+    if records:
+        best = max(_rows(records), key=lambda seeds: statistics.mean(_values(seeds, "val", "accuracy")))
+        name, learns = best[0]["experiment"], f"{_trained_on(best[0]):,} {best[0]['settings']['supervision']}"
+        size = f"{best[0]['parameters'] / 1e6:.2f} M"
+        rows.append([f"`{name}`, this repository", learns, NOTHING, NOTHING, _shares(best, "unseen"), size])
+    rows += [[name, learns, score, NOTHING, NOTHING, size] for name, learns, score, size in PEERS_ON_STRIPS]
+    rows += [[name, learns, NOTHING, score, NOTHING, size] for name, learns, score, size in PEERS_ON_CUT_DIGITS]
+    header = [
+        "system", "learns from", "course files (theirs)", "four cut digits (theirs)", "`mnist`, unseen (ours)",
+        "parameters",
+    ]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def command(record: Record) -> str:
+    """The shell command that makes a record again."""
+    options = "".join(
+        f" --{key.replace('_', '-')} {'none' if ours is None else ours}" for key, (_, ours) in record["changed"].items()
+    )
+    data_seed = f" --data-seed {record['data']['seed']}" if record["data"]["seed"] else ""
+    usual = f"--source {record['source']} --preset full --seed {record['seed']}"
+    return f"{COMMAND} {record['experiment']} {usual}{data_seed}{options}"
+
+
+# Cells
+
+
+def _rows(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each row: the seeds of one experiment with the same settings."""
+    rows: dict[str, list[Record]] = {}
+    for record in records:
+        rows.setdefault(json.dumps([record["experiment"], record["changed"]], sort_keys=True), []).append(record)
+    return list(rows.values())
+
+
+def _values(seeds: Sequence[Record], split: str, measure: str) -> list[float]:
+    return [record["metrics"][split][measure]["value"] for record in seeds]
+
+
+def _shares(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> str:
+    """One seed with its interval, several as "98.1 ± 0.2 %, worst 97.8 %"; a dash where there is no such split."""
+    if split not in seeds[0]["metrics"]:
+        return NOTHING
+    if len(seeds) == 1:
+        return percent(seeds[0]["metrics"][split][measure])
+    values = [100 * value for value in _values(seeds, split, measure)]
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %, worst {min(values):.1f} %"
+
+
+def _errors(seeds: Sequence[Record], split: str, measure: str) -> str:
+    """The same for an error in units of the sum, of which the worst is the largest."""
+    if len(seeds) == 1:
+        return number(seeds[0]["metrics"][split][measure])
+    values = _values(seeds, split, measure)
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}, worst {max(values):.2f}"
+
+
+def _seeds(seeds: Sequence[Record]) -> str:
+    """How many there are, and which of them never got going."""
+    scores = _values(seeds, "val", "accuracy")
+    collapsed = [
+        str(record["seed"]) for record, score in zip(seeds, scores, strict=True) if score < COLLAPSED * max(scores)
+    ]
+    return str(len(seeds)) + (f", collapsed: {', '.join(collapsed)}" if collapsed else "")
+
+
+def _departures(record: Record) -> str:
+    """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
+    words = [f"from {record['weights']}"] if record["weights"] != "none" else []
+    for key, (theirs, ours) in record["changed"].items():
+        if key == "epochs":
+            words.append(f"{ours} of {theirs} epochs" if ours < theirs else f"{ours} epochs instead of {theirs}")
+        elif key == "weights":
+            words.append(f"random start instead of {theirs}" if ours is None else f"instead of {theirs or 'at random'}")
+        elif key == "train_limit":
+            words.append(f"{'all' if ours is None else f'the first {ours:,}'} training strips")
+        else:
+            words.append(f"{key} {ours} instead of {theirs}")
+    return "; ".join(words)
+
+
+def _trained_on(record: Record) -> int:
+    """How many strips a run learned from."""
+    strips, limit = record["data"]["strips"]["train"], record["settings"].get("train_limit")
+    return strips if limit is None else min(strips, limit)
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    device, cpu, threads = hardware["device"], hardware["cpu"], hardware["threads"]
+    words = (
+        [cpu, f"{threads} thread{'s' * (threads != 1)}"] if device == "cpu" else [cpu if device == "mps" else device]
+    )
+    return ", ".join(words + ["bfloat16"] * hardware["bfloat16"])
 
 
 def _cell(text: str) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
@@ -19,13 +18,15 @@ from .checkpoints import load_state, save_state
 from .compose import Strips
 from .data import Data
 from .experiments import EXPERIMENTS, Experiment
-from .models import MODELS
+from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
+from .optim import OPTIMIZERS
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, float, int], LRScheduler]] = {
-    "constant": lambda optimizer, lr, steps: LambdaLR(optimizer, lambda step: 1.0),
-    "one_cycle": lambda optimizer, lr, steps: OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False),
+SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]] = {
+    "constant": lambda optimizer, steps, warmup: LambdaLR(optimizer, lambda step: 1.0),
+    "one_cycle": lambda optimizer, steps, warmup: OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=warmup, cycle_momentum=False
+    ),
 }
 EVALUATION_BATCH = 512
 
@@ -40,7 +41,7 @@ class Run:
 
     experiment: Experiment
     seed: int
-    model: nn.Module
+    model: StripModel
     last: dict[str, Tensor]
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -63,7 +64,7 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
-def build(experiment: Experiment, seed: int = 0) -> nn.Module:
+def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
     objective = OBJECTIVES[experiment.objective]
     args = dict(experiment.model_args) | ({"weights": experiment.weights} if experiment.weights else {})
@@ -96,15 +97,13 @@ def train(
     if isinstance(experiment, str):
         experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
-    model = build(experiment, seed).to(device, memory_format=torch.channels_last)
+    model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
     objective = model.objective
     images, sums = resident(data.train[: experiment.train_limit], device)
     val_images, val_sums = resident(data.val, device)
     steps = -(-len(sums) // experiment.batch_size)
-    optimizer = OPTIMIZERS[experiment.optimizer](
-        model.parameters(), lr=experiment.lr, weight_decay=experiment.weight_decay, fused=device.type != "mps"
-    )
-    scheduler = SCHEDULES[experiment.schedule](optimizer, experiment.lr, steps * experiment.epochs)
+    optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
+    scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run = Run(experiment, seed, model, last={})
     best: dict[str, Tensor] = {}
     key = repr((sorted(asdict(experiment).items()), seed, data.fingerprint))
@@ -114,9 +113,11 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        best, run.history, run.best_epoch, run.seconds = (state[k] for k in ("best", "history", "best_epoch", "seconds"))
+        best, run.history = state["best"], state["history"]
+        run.best_epoch, run.seconds = state["best_epoch"], state["seconds"]
 
-    bar = tqdm(total=steps * experiment.epochs, initial=steps * len(run.history), desc=experiment.name, disable=not progress)
+    total, done = steps * experiment.epochs, steps * len(run.history)
+    bar = tqdm(total=total, initial=done, desc=experiment.name, disable=not progress)
     for epoch in range(len(run.history) + 1, experiment.epochs + 1):
         started = time.perf_counter()
         model.train()
@@ -131,7 +132,7 @@ def train(
                 with autocast(device):
                     outputs = model(batch)
                 outputs = outputs.float()
-                loss = objective.loss(outputs, sums[rows], progress=(epoch - 1 + step / steps) / experiment.epochs)
+                loss = objective.loss(outputs, sums[rows], step=(epoch - 1) * steps + step)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -177,7 +178,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, images: Tensor, sums: Tensor) -> dict[str, float]:
+def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float]:
     """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8."""
     model.eval()
     objective = model.objective
@@ -201,8 +202,8 @@ def _check_finite(losses: Tensor, epoch: int, lr: float) -> None:
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         raise TrainingError(
-            f"The loss is {losses[bad[0, 0]].item()} in epoch {epoch} at step {int(bad[0, 0]) + 1} (learning rate about "
-            f"{lr:.2e}). A lower learning rate usually helps; the state of the last whole epoch is kept."
+            f"The loss is {losses[bad[0, 0]].item()} in epoch {epoch} at step {int(bad[0, 0]) + 1} (learning rate "
+            f"about {lr:.2e}). A lower learning rate usually helps; the state of the last whole epoch is kept."
         )
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
-
 from .baseline_cnn import BaselineCNN
 from .cnn_attention import CNNAttention
+from .layers import StripModel
 from .pretrained import WeightsError
+from .reader import Reader
 from .resnet50 import ResNet50
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, Callable[..., StripModel]] = {
     "baseline_cnn": BaselineCNN,
     "cnn_attention": CNNAttention,
     "resnet50": ResNet50,
+    "reader": Reader,
 }
 
-__all__ = ["MODELS", "WeightsError"]
+__all__ = ["MODELS", "StripModel", "WeightsError"]

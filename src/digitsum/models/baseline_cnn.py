@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import Float32Linear
+from .layers import Float32Linear, StripModel
 
 
-class BaselineCNN(nn.Module):
-    """Two 3x3 convolutions (32 and 64 channels), each with ReLU and 2x2 pooling, then linear layers of 128 and `outputs`.
+class BaselineCNN(StripModel):
+    """Two 3x3 convolutions (32, 64 channels), each with ReLU and 2x2 pooling; linear layers of 128 and `outputs`.
 
-    Shapes: images (N, 1, 40, 168) -> (N, outputs). Source: report A, which gives these sizes; ReLU and a padding of 1
-    follow from its 64 * 420 inputs to the first linear layer. Pooling before the ReLU gives the same as after it, sooner.
+    Shapes: images (N, 1, 40, 168) -> (N, outputs). Source: report A, which gives these sizes; the padding of 1 follows
+    from its 64 * 420 inputs to the first linear layer. Pooling before the ReLU gives the same as after it, sooner.
     """
 
     def __init__(self, outputs: int) -> None:
@@ -25,5 +25,5 @@ class BaselineCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.features(images)  # (N, 64, 10, 42)
-        x = self.hidden(x)         # (N, 128)
-        return self.head(x)        # (N, outputs)
+        x = self.hidden(x)  # (N, 128)
+        return self.head(x)  # (N, outputs)

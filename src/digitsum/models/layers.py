@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+
+class StripModel(nn.Module):
+    """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
+
+    objective: Any
+    metadata: dict[str, Any]
 
 
 class Float32Linear(nn.Linear):

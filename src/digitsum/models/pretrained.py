@@ -41,8 +41,8 @@ def pretrained_state(weights: WeightsEnum) -> Mapping[str, Tensor]:
             return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"The weights {weights} could not be had from {weights.url} ({error}). Bring that file to {cached}, or train "
-            "from a random start: --on-missing-weights scratch."
+            f"The weights {weights} could not be had from {weights.url} ({error}). Bring that file to {cached}, or "
+            "train from a random start: --on-missing-weights scratch."
         ) from error
 
 

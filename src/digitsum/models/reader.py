@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers import StripModel
+
 HEIGHT = 40
 
 
-class Reader(nn.Module):
+class Reader(StripModel):
     """A fully convolutional network from strips to columns of symbols: nothing, or one of the digits 0..9.
 
     Residual 3x3 blocks at a half, a quarter and an eighth of the height; one convolution over all remaining rows; then

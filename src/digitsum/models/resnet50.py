@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
-from .layers import Float32Linear
+from .layers import Float32Linear, StripModel
 from .pretrained import pretrained_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published weights' own transforms
 
 
-class ResNet50(nn.Module):
+class ResNet50(StripModel):
     """torchvision's ResNet-50 on the grey strip repeated to three channels, with a head of linear 128, ReLU, dropout.
 
     `weights` names a member of `ResNet50_Weights` such as "IMAGENET1K_V1", or is None for a random start.
@@ -37,6 +37,6 @@ class ResNet50(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images - self.mean) / self.std  # (N, 3, 40, W)
-        x = self.backbone(x)                 # (N, 2048)
-        x = self.hidden(x)                   # (N, 128)
-        return self.head(x)                  # (N, outputs)
+        x = self.backbone(x)  # (N, 2048)
+        x = self.hidden(x)  # (N, 128)
+        return self.head(x)  # (N, outputs)

@@ -1,0 +1,79 @@
+"""The optimisers, by name: each takes a model, a learning rate and a weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MUON_LR = 7.0  # the matrices' learning rate over the other weights': 0.02 to 3e-3
+
+
+def _library(optimizer: type[torch.optim.Optimizer], **options: Any) -> Callable[..., torch.optim.Optimizer]:
+    """A torch optimiser over all of a model's parameters, fused into one kernel where the device has it."""
+
+    def build(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        fused = next(model.parameters()).device.type != "mps"
+        return optimizer(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused, **options)  # type: ignore[call-arg]
+
+    return build
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the hidden layers' weights, AdamW for the first and last layer, the norms and the biases.
+
+    A hidden weight, as a matrix (outputs, inputs * kernel), moves by its momentum made orthogonal: every direction of
+    the matrix is learned at the same pace. `lr` is that of AdamW; the matrices use MUON_LR times it, and only they
+    decay. Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (momentum 0.95, Nesterov,
+    five Newton-Schulz steps). torch.optim.Muon takes matrices only, no convolutions.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float) -> None:
+        weights = [p for p in model.parameters() if p.ndim > 1]
+        hidden = weights[1:-1]
+        others = [p for p in model.parameters() if not any(p is h for h in hidden)]
+        groups = [
+            {"params": others, "weight_decay": 0.0, "muon": False},
+            {"params": hidden, "lr": MUON_LR * lr, "muon": True},
+        ]
+        super().__init__(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update of every parameter that has a gradient."""
+        everything = self.param_groups
+        try:
+            self.param_groups = [group for group in everything if not group["muon"]]
+            loss = super().step(closure)
+        finally:
+            self.param_groups = everything
+        for group in (group for group in everything if group["muon"]):
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                momentum = state["momentum"].mul_(0.95).add_(p.grad)
+                update = _orthogonal((p.grad + 0.95 * momentum).flatten(1)).view_as(p)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p[0].numel()) ** 0.5)
+        return loss
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """Roughly the nearest matrix with singular values of one, by five steps of a quintic Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], torch.optim.Optimizer]] = {
+    "adam": _library(torch.optim.Adam),
+    "adamw": _library(torch.optim.AdamW),
+    "muon": Muon,
+}
