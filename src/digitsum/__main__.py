@@ -20,6 +20,7 @@ from . import (
     run_experiment,
 )
 from .data import SOURCES
+from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .runs import find_checkpoints
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (CheckpointError, DataError, ImageError, TableError, TrainingError, WeightsError) as error:
+    except (CheckpointError, DataError, ImageError, InputError, TableError, TrainingError, WeightsError) as error:
         print(f"digitsum: {error}", file=sys.stderr)
         return 1
 

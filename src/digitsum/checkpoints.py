@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,10 +29,11 @@ class CheckpointError(Exception):
 def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> None:
     """Write a model's weights with what rebuilds it: `model`, `model_args` and `objective` must be in the metadata.
 
-    Every metadata value is stored as JSON; a digest of the tensors is added, and checked on loading.
+    Every metadata value is stored as JSON; a digest of it all is added, and checked on loading.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {"format": FORMAT, "digest": _digest(tensors), **metadata}
+    header = {"format": FORMAT, **metadata}
+    header["digest"] = _digest(tensors, header)
     with replacing(Path(path)) as temporary:
         save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
 
@@ -54,7 +54,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
         objective = OBJECTIVES[metadata["objective"]]
         model = MODELS[metadata["model"]](outputs=objective.outputs, **metadata["model_args"])
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, AssertionError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not fit this version of the code (model {metadata.get('model')!r}, objective "
             f"{metadata.get('objective')!r}): {error}. Use the commit it was saved at "
@@ -81,14 +81,14 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, T
             f"{path} is not a checkpoint of this version of digitsum: its format is {metadata.get('format')!r}, not "
             f"{FORMAT!r}. Train it again, or use the version that wrote it."
         )
-    if tensors and metadata.get("digest") != _digest(loaded):
-        raise CheckpointError(f"{path} is damaged: its weights do not match their digest. Copy it again.")
+    if tensors and metadata.pop("digest", None) != _digest(loaded, metadata):
+        raise CheckpointError(f"{path} is damaged: its content does not match its digest. Copy it again.")
     return metadata, loaded
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over the metadata and the tensors' names, types, shapes and bytes, both in the order of their names."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -109,8 +109,14 @@ def load_state(path: Path, key: str) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:  # torch stores entries as they are; a small one could expand to huge
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise CheckpointError(f"{path} holds compressed entries, which torch never writes. {remedy}")
+            if (damaged := archive.testzip()) is not None:  # torch itself does not look at the checksums
+                raise CheckpointError(f"{path} is damaged in {damaged}. {remedy}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except CheckpointError:
+        raise
+    except (
+        Exception
+    ) as error:  # what zipfile and torch raise on junk is undocumented, IndexError and TypeError included
         raise CheckpointError(f"{path} is not a whole training state ({error}). {remedy}") from error
     if not isinstance(state, dict) or state.get("key") != key:
         raise CheckpointError(f"{path} belongs to a run with other settings or other data. {remedy}")

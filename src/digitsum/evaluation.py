@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
+from .compose import HEIGHT
 from .data import Data
 from .models import StripModel
 from .objectives import MAX_SUM, NUM_SUMS
@@ -17,6 +18,11 @@ from .training import EVALUATION_BATCH, to_input
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+MIN_WIDTH = 28  # one glyph
+
+
+class InputError(ValueError):
+    """Images that a model cannot read; the message says which it can."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,16 @@ class Predictions:
 
 @torch.no_grad()
 def predictions(model: StripModel, images: np.ndarray) -> Predictions:
-    """Predict in float32 on the device the model is on. Shape: images (N, 40, W) uint8; raises ValueError otherwise."""
-    if images.ndim != 3 or images.shape[1] != 40 or images.dtype != np.uint8:
-        raise ValueError(f"images must be (N, 40, W) uint8, black background; got {images.shape} {images.dtype}")
+    """Predict in float32 on the device the model is on.
+
+    Shape: images (N, 40, W) uint8, black background. Raises `InputError` for others, and for a width that the model
+    does not take.
+    """
+    if images.ndim != 3 or images.shape[1] != HEIGHT or images.dtype != np.uint8:
+        raise InputError(f"images must be (N, {HEIGHT}, W) uint8, black background; got {images.shape} {images.dtype}")
+    if images.shape[2] < MIN_WIDTH or images.shape[2] != (model.width or images.shape[2]):
+        wanted = model.width or f"at least {MIN_WIDTH}"
+        raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
     model.eval()
     device = next(model.parameters()).device
     values, sums = [], []
@@ -55,6 +68,8 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     predictions into integers in three ways; "within_half" counts errors of less than 0.5; "mse" and "mae" are those of
     the real-valued predictions. Intervals: Wilson for shares, percentile bootstrap for the two means.
     """
+    if not len(truth):
+        raise ValueError("there are no strips to evaluate")
     values, error = predicted.values, predicted.values - truth
     hits = {
         "accuracy": predicted.sums == truth,
@@ -102,7 +117,9 @@ def accuracy_by_sum(sums: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:
-    """A mean with its percentile bootstrap interval, drawn with a fixed seed."""
+    """A mean with its percentile bootstrap interval, drawn with a fixed seed; that of a single value is the value."""
+    if len(values) == 1:
+        return dict.fromkeys(("value", "low", "high"), float(values[0]))
     interval = stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, batch=10, vectorized=True, confidence_level=CONFIDENCE,
         method="percentile", rng=np.random.default_rng(0),

@@ -141,8 +141,9 @@ def train(
                 correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
                 bar.update()
                 if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
-                    _check_finite(losses[: step + 1], epoch, optimizer.param_groups[0]["lr"])
+                    _check_finite(losses[: step + 1], epoch, 1, optimizer.param_groups[0]["lr"])
         val = validate(model, val_images, val_sums)
+        _check_finite(torch.tensor([val["loss"]]), epoch, steps, optimizer.param_groups[0]["lr"])
         row = {
             "epoch": epoch, "train_loss": losses.sum().item() / len(sums), "train_accuracy": correct.item() / len(sums),
             "val_loss": val["loss"], "val_accuracy": val["accuracy"], "val_mae": val["mae"],
@@ -197,13 +198,13 @@ def _score(row: dict[str, float], experiment: Experiment) -> float:
     return -row["val_loss"] if experiment.select == "loss" else row["val_accuracy"]
 
 
-def _check_finite(losses: Tensor, epoch: int, lr: float) -> None:
-    """Stop at the first step whose loss is not a number or infinite."""
+def _check_finite(losses: Tensor, epoch: int, first_step: int, lr: float) -> None:
+    """Stop at the first loss that is not a number or infinite."""
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         raise TrainingError(
-            f"The loss is {losses[bad[0, 0]].item()} in epoch {epoch} at step {int(bad[0, 0]) + 1} (learning rate "
-            f"about {lr:.2e}). A lower learning rate usually helps; the state of the last whole epoch is kept."
+            f"The loss is {losses[bad[0, 0]].item()} in epoch {epoch} at step {int(bad[0, 0]) + first_step} (learning "
+            f"rate about {lr:.2e}). A lower learning rate usually helps; the state of the last whole epoch is kept."
         )
 
 

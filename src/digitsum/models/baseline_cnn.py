@@ -14,6 +14,8 @@ class BaselineCNN(StripModel):
     from its 64 * 420 inputs to the first linear layer. Pooling before the ReLU gives the same as after it, sooner.
     """
 
+    width = 168
+
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.features = nn.Sequential(

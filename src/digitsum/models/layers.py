@@ -11,6 +11,7 @@ from torch import Tensor, nn
 class StripModel(nn.Module):
     """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
 
+    width: int | None = None  # of the strips it takes, in columns; None: any
     objective: Any
     metadata: dict[str, Any]
 
