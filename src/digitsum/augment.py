@@ -11,32 +11,71 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far images are moved and bent; amounts are the largest to either side, drawn uniformly per image.
+    """How far a strip is moved and bent, and its pen thickened; the ink stays on the canvas, so the sum stays too.
 
-    `shift` in pixels, `scale` as a share of height and of width, `slant` in columns per row, `elastic` the standard
-    deviation in pixels of a smooth displacement drawn on a grid of points `elastic_cell` pixels apart.
+    Amounts are the largest to either side, drawn uniformly per image: `shift` in pixels, `scale` as a share of height
+    and of width, `slant` in columns per row, `thickness` as a share of the way to one pixel more or less of pen on each
+    side. `warps` are elastic displacements, each drawn from a normal distribution of a standard deviation in pixels at
+    points of a distance in pixels: ((deviation, distance), ...).
     """
 
     shift: float = 0.0
     scale: float = 0.0
     slant: float = 0.0
-    elastic: float = 0.0
-    elastic_cell: int = 8
+    thickness: float = 0.0
+    warps: tuple[tuple[float, float], ...] = ()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The images (N, 1, H, W) float, each warped by its own draw; what moves in from outside is black."""
+        """The images (N, 1, H, W) in 0..1, each changed by its own draw; what comes in from outside is black."""
         n, _, height, width = images.shape
-        draw = torch.rand(3, n, device=images.device) * 2 - 1
-        pixel = torch.tensor([2 / width, 2 / height], device=images.device)  # in grid_sample's units, -1..1 across
-        theta = torch.zeros(n, 2, 3, device=images.device)
-        theta[:, 0, 0] = 1 + self.scale * draw[0]
-        theta[:, 1, 1] = 1 + self.scale * draw[1]
-        theta[:, 0, 1] = self.slant * draw[2] * height / width
-        theta[:, :, 2] = self.shift * pixel * torch.rand(n, 2, device=images.device).mul_(2).sub_(1)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        if self.elastic:
-            cells = (2, height // self.elastic_cell, width // self.elastic_cell)
-            field = torch.randn(n, *cells, device=images.device) * self.elastic
-            field = F.interpolate(field, (height, width), mode="bicubic", align_corners=True)
-            grid = grid + field.permute(0, 2, 3, 1) * pixel
-        return F.grid_sample(images, grid, align_corners=False)
+        device = images.device
+
+        def draw(amount: float) -> Tensor:
+            return amount * (2 * torch.rand(n, device=device) - 1)
+
+        ink = images[:, 0] > 0
+        left, right = _extent(ink.any(dim=1))
+        top, bottom = _extent(ink.any(dim=2))
+        if self.thickness:
+            images = _thicken(images, draw(self.thickness).view(n, 1, 1, 1))
+        wide, high, slant = 1 + draw(self.scale), 1 + draw(self.scale), draw(self.slant)
+        # Where the ink's centre goes: near where it was, and at least half of the ink's new size from every edge.
+        half_width = (right - left) / 2 * wide + slant.abs() * (bottom - top) / 2 * high
+        half_height = (bottom - top) / 2 * high
+        x = _keep_inside((left + right) / 2 + draw(self.shift), half_width, width)
+        y = _keep_inside((top + bottom) / 2 + draw(self.shift), half_height, height)
+
+        rows = torch.arange(height, device=device)[:, None] - y.view(n, 1, 1)  # (N, H, 1), from the new centre
+        columns = torch.arange(width, device=device) - x.view(n, 1, 1)  # (N, 1, W)
+        from_row = ((top + bottom) / 2).view(n, 1, 1) + rows / high.view(n, 1, 1)
+        from_column = ((left + right) / 2).view(n, 1, 1) + (columns + slant.view(n, 1, 1) * rows) / wide.view(n, 1, 1)
+        grid = torch.stack([from_column, from_row.expand_as(from_column)], dim=1)  # (N, 2, H, W), in pixels
+        for deviation, distance in self.warps:
+            points = (2, round(height / distance) + 2, round(width / distance) + 2)
+            field = deviation * torch.randn(n, *points, device=device)
+            grid = grid + F.interpolate(field, (height, width), mode="bicubic", align_corners=True)
+        last = torch.tensor([width - 1, height - 1], device=device).view(1, 2, 1, 1)
+        return F.grid_sample(images, (2 * grid / last - 1).permute(0, 2, 3, 1), align_corners=True)
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last true position in each row of `occupied` (N, L), as floats; the whole row if none is."""
+    length = occupied.shape[1]
+    position = torch.arange(length, device=occupied.device)
+    first = torch.where(occupied, position, length).amin(dim=1)
+    last = torch.where(occupied, position, -1).amax(dim=1)
+    none = last < 0
+    return first.masked_fill(none, 0).float(), last.masked_fill(none, length - 1).float()
+
+
+def _keep_inside(centre: Tensor, half: Tensor, length: int) -> Tensor:
+    """The nearest centre at which `half` to either side lies inside 0..length-1; the middle where it cannot."""
+    middle = (length - 1) / 2
+    return centre.maximum(half.clamp(max=middle)).minimum((length - 1 - half).clamp(min=middle))
+
+
+def _thicken(images: Tensor, amount: Tensor) -> Tensor:
+    """Part of the way to the image with a pixel more pen on every side, or for negative amounts with a pixel less."""
+    more = F.max_pool2d(images, 3, 1, 1)
+    less = -F.max_pool2d(-images, 3, 1, 1)
+    return images + amount.clamp(min=0) * (more - images) + amount.clamp(max=0) * (images - less)

@@ -29,11 +29,12 @@ class Experiment:
     select: str = "accuracy"  # what the best epoch is best at, on validation: "accuracy" or "loss"
     train_limit: int | None = None  # only the first so many training strips; None: all of them
     supervision: str = "sums"  # what training sees besides the images
+    label: str = ""  # the name of the row where that is not model and objective
 
     @property
     def name(self) -> str:
-        """The key of table rows, checkpoints and records: model and objective."""
-        return f"{self.model}-{self.objective}"
+        """The key of table rows, checkpoints and records: model and objective, or the label where there is one."""
+        return self.label or f"{self.model}-{self.objective}"
 
 
 LEFT_OPEN_A = (
@@ -45,6 +46,8 @@ LEFT_OPEN_E = (
     "attention (see CNNAttention), optimiser and length: AdamW, one cycle up to 2e-3, batches of 64, 16 epochs."
 )
 LEFT_OPEN_B = "The report gives all settings for classification; the input's scaling is that of the ImageNet weights."
+
+READER = "Every setting was chosen here, on validation strips."
 
 _rows = [
     Experiment(
@@ -71,6 +74,11 @@ _rows = [
         "resnet50", "classification", report="B", left_open=LEFT_OPEN_B,
         weights="IMAGENET1K_V1", epochs=25, lr=5e-4,
     ),
+    Experiment(
+        "reader", "sum_likelihood", label="reader", report="this repository", left_open=READER,
+        epochs=12, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.1,
+        augment=Augmentation(shift=4, scale=0.1, slant=0.2, thickness=0.3, warps=((1.5, 20), (0.5, 8))),
+    ),
 ]  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _rows}
 
@@ -80,11 +88,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
         "baseline_cnn": {"epochs": 4, "train_limit": 12_000},
         "cnn_attention": {"epochs": 6, "train_limit": 12_000},
-        "resnet50": {"epochs": 1, "train_limit": 6_000, "weights": None},
+        "resnet50": {"epochs": 1, "train_limit": 4_000, "weights": None},
+        "reader": {"epochs": 4, "train_limit": 12_000},
     },
     "smoke": {
         name: {"epochs": 1, "train_limit": 64, "batch_size": 32, "weights": None}
-        for name in ("baseline_cnn", "cnn_attention", "resnet50")
+        for name in ("baseline_cnn", "cnn_attention", "resnet50", "reader")
     },
 }
 
