@@ -76,7 +76,11 @@ def _predict(options: argparse.Namespace) -> int:
     for path in options.images:
         predicted = predictions(model, read_strips(path))
         for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
-            print(f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else ""))
+            line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
+            if predicted.readings:
+                reading = predicted.readings[row]
+                line += f", digits {' '.join(map(str, reading.digits))} with probability {reading.probability:.1%}"
+            print(line)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from sklearn.metrics import confusion_matrix
 
 from .compose import HEIGHT
 from .data import Data
+from .likelihood import Reading
 from .models import StripModel
-from .objectives import MAX_SUM, NUM_SUMS
+from .objectives import MAX_SUM, NUM_SUMS, SumLikelihood
 from .training import EVALUATION_BATCH, to_input
 
 CONFIDENCE = 0.95
@@ -27,10 +28,14 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's real-valued predictions and its predicted sums, both (N,), in units of the sum."""
+    """A model's real-valued predictions and its predicted sums, both (N,), in units of the sum.
+
+    `readings` are each strip's digits, from a model that reads them; otherwise empty.
+    """
 
     values: np.ndarray
     sums: np.ndarray
+    readings: list[Reading] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -47,13 +52,17 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
     model.eval()
     device = next(model.parameters()).device
-    values, sums = [], []
+    values, sums, readings = [], [], []
     for start in range(0, len(images), EVALUATION_BATCH):
         batch = torch.from_numpy(np.array(images[start : start + EVALUATION_BATCH])).to(device)
         outputs = model(to_input(batch))
         values.append(model.objective.values(outputs).double().cpu().numpy())
         sums.append(model.objective.sums(outputs).cpu().numpy())
-    return Predictions(np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]))
+        if isinstance(model.objective, SumLikelihood):
+            readings += model.objective.read(outputs)
+    return Predictions(
+        np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]), readings
+    )
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
@@ -96,6 +105,12 @@ def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, P
     )
     truth["entire"] = np.concatenate([truth[name] for name in whole])
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
+
+
+def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]:
+    """The share of strips whose digits (N, K) are read one by one, from left to right, with its interval."""
+    right = [reading.digits == row for reading, row in zip(predicted.readings, digits.tolist(), strict=True)]
+    return share(sum(right), len(right))
 
 
 def share(hits: int, n: int) -> dict[str, float]:

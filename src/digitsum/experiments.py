@@ -76,7 +76,7 @@ _rows = [
     ),
     Experiment(
         "reader", "sum_likelihood", label="reader", report="this repository", left_open=READER,
-        epochs=12, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.1,
+        epochs=16, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.1,
         augment=Augmentation(shift=4, scale=0.1, slant=0.2, thickness=0.3, warps=((1.5, 20), (0.5, 8))),
     ),
 ]  # fmt: skip

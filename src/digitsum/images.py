@@ -11,7 +11,7 @@ from scipy import ndimage
 from .compose import HEIGHT, WIDTH
 
 DIGIT = 20  # rows: an MNIST digit fills 20 of its glyph's 28
-STROKE = 0.12  # an MNIST stroke's width, as a share of the digit's height
+STROKE = 0.14  # MNIST's strokes are this share of the digit's height wide, or wider
 MARGIN = 8  # black columns left of the first digit, the median of the course data
 MAX_GAP = 24  # columns: wider gaps between digits are shortened where the strip would outgrow the canvas
 WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first
@@ -172,18 +172,16 @@ def _typeset(ink: np.ndarray, digit: float, stroke: float) -> np.ndarray:
     thicken = 2 * round((STROKE * digit - stroke) / 2) + 1
     if thicken > 1:
         ink = ndimage.grey_dilation(np.pad(ink, thicken // 2), (thicken, thicken))
-    scale = min(DIGIT / digit, (HEIGHT - 4) / len(ink))
-    ink = _resize(ink, scale).clip(0, 1)
+        digit += thicken - 1
+    ink = _resize(ink, min(DIGIT / digit, (HEIGHT - 4) / len(ink)))
+    ink = (ink / np.percentile(ink[ink > 0.5 * ink.max()], 75)).clip(0, 1)
     if ink.shape[1] > WIDTH - 2 * MARGIN:
         columns = np.arange(ink.shape[1])
         since_ink = columns - np.maximum.accumulate(np.where(ink.max(axis=0) > 0.1, columns, 0))
         ink = ink[:, since_ink <= MAX_GAP]
-    strip = np.zeros((HEIGHT, MARGIN + ink.shape[1]), np.uint8)
     top = (HEIGHT - len(ink)) // 2
-    strip[top : top + len(ink), MARGIN:] = np.rint(255 * ink / np.percentile(ink[ink > 0.5 * ink.max()], 75)).clip(
-        0, 255
-    )
-    return strip
+    strip = np.pad(ink, [(top, HEIGHT - len(ink) - top), (MARGIN, MARGIN)])
+    return np.rint(255 * strip).astype(np.uint8)
 
 
 def _resize(pixels: np.ndarray, scale: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .likelihood import SYMBOLS, moments, sum_distribution, sum_log_likelihood
+from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distribution, sum_log_likelihood
 
 MAX_SUM = 36  # four nines
 NUM_SUMS = MAX_SUM + 1
@@ -85,6 +85,10 @@ class SumLikelihood:
     def sums(self, outputs: Tensor) -> Tensor:
         """Predicted sums (N,): the most probable one, over every placement and every string of `count` digits."""
         return sum_distribution(outputs, self.count).argmax(dim=1)
+
+    def read(self, outputs: Tensor) -> list[Reading]:
+        """The most likely digits of each strip, with their columns and their probability."""
+        return read_strings(outputs, self.count)
 
 
 Objective = Regression | Classification | SumLikelihood

@@ -20,7 +20,7 @@ import torch
 from .checkpoints import read_metadata, replacing, save_checkpoint
 from .compose import Strips
 from .data import Data
-from .evaluation import Predictions, confusion, evaluate
+from .evaluation import Predictions, confusion, evaluate, strings_read
 from .experiments import EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
 from .models.pretrained import pretrained_state
@@ -72,6 +72,11 @@ def run_experiment(
     record = _record(name, run, data, chosen, preset_name) | {
         "metrics": evaluated,
         "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in data.splits.items()},
+        "strings": {
+            split: strings_read(predicted[split], strips.digits)
+            for split, strips in data.splits.items()
+            if predicted[split].readings and strips.digits is not None
+        },
         "seconds": {"train": round(run.seconds, 1), "total": round(time.perf_counter() - started, 1)},
     }
     kept = ("experiment", "seed", "source", "preset", "weights", "versions", "commit")

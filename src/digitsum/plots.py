@@ -1,0 +1,245 @@
+"""Figures from strips, histories and predictions: every function takes arrays or dicts and returns a Figure.
+
+Colour tells models apart, the same in every figure; the objective is told by panel, or by line and marker.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from .compose import Strips
+
+STYLE: Any = {
+    "figure.dpi": 100, "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 11,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "grid.color": "0.9",
+    "legend.frameon": False, "image.cmap": "viridis_r", "lines.linewidth": 1.8,
+}  # fmt: skip
+WIDTH = 10.5  # inches: a notebook's column
+# Okabe and Ito's palette, which readers with any colour vision can tell apart
+COLOURS = {"baseline_cnn": "#0072B2", "cnn_attention": "#D55E00", "resnet50": "#009E73", "reader": "#CC79A7"}
+FURTHER_COLOURS = ("#E69F00", "#56B4E9", "#000000")
+LOSSES = {
+    "regression": "mean squared error",
+    "classification": "cross-entropy (nats)",
+    "sum_likelihood": "negative log-likelihood (nats)",
+}
+MARKERS = {"regression": "o", "classification": "s", "sum_likelihood": "D"}
+RARE = 10  # accuracies by sum are not drawn over fewer strips
+
+
+@mpl.rc_context(STYLE)
+def samples(strips: Strips, n: int = 12) -> Figure:
+    """The first `n` strips with their sums."""
+    images = strips.images[:n]
+    return _strips(images, [f"sum {total}" for total in strips.sums[:n]], [None] * len(images))
+
+
+@mpl.rc_context(STYLE)
+def sum_distribution(sums: Mapping[str, np.ndarray]) -> Figure:
+    """How often each sum occurs in each split, beside what four independent, equally likely digits would give."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    expected = np.ones(1)
+    for _ in range(4):
+        expected = np.convolve(expected, np.full(10, 0.1))
+    axes.bar(np.arange(37), expected, color="0.85", width=0.9, label="four equally likely digits")
+    looks = zip(COLOURS.values(), ("-", "--", "-.", ":"), strict=True)
+    for (name, values), (colour, style) in zip(sums.items(), looks, strict=False):
+        share = np.bincount(values, minlength=37) / max(len(values), 1)
+        axes.plot(share, style, color=colour, label=f"{name} ({len(values):,} strips)")
+    axes.set(xlabel="sum", ylabel="share of the strips", xlim=(-0.7, 36.7))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend()
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Loss and accuracy by epoch, one row of panels per objective, as the losses of two objectives have no common unit.
+
+    `histories` maps experiments to the rows of their runs; the objective is the last part of an experiment's name.
+    """
+    objectives = {name: _objective(name) for name in histories}
+    rows = list(dict.fromkeys(objectives.values()))
+    figure, grid = plt.subplots(max(len(rows), 1), 2, figsize=(WIDTH, 3.6 * max(len(rows), 1)), squeeze=False)
+    for objective, (left, right) in zip(rows, grid, strict=False):
+        chosen = {name: history for name, history in histories.items() if objectives[name] == objective}
+        for name, history in chosen.items():
+            epochs = [row["epoch"] for row in history]
+            for part, style, marker in (("train", "--", "o"), ("val", "-", "s")):
+                look = {"color": _colour(name), "linestyle": style, "marker": marker if len(history) < 8 else None}
+                label = f"{_model(name)}, {'validation' if part == 'val' else 'training'}"
+                left.plot(epochs, [row[f"{part}_loss"] for row in history], label=label, **look)
+                right.plot(epochs, [row[f"{part}_accuracy"] for row in history], **look)
+        if all(row[f"{part}_loss"] > 0 for h in chosen.values() for row in h for part in ("train", "val")):
+            left.set_yscale("log")
+            left.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        left.set(title=f"{objective}: loss", ylabel=LOSSES.get(objective, "loss"))
+        right.set(title=f"{objective}: accuracy", ylabel="right sums", ylim=(0, None))
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if right.get_ylim()[1] > 0.1 else 1))
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.grid(True)
+        right.legend(*left.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def accuracies(entries: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Each experiment's accuracy with its 95 % interval, from entries {"value", "low", "high"}."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * max(len(entries), 1)))
+    for row, (name, entry) in enumerate(entries.items()):
+        axes.plot([entry["low"], entry["high"]], [row, row], color=_colour(name), linewidth=3)
+        axes.plot(entry["value"], row, color=_colour(name), marker=_marker(name), markersize=8)
+        axes.annotate(f"{entry['value']:.1%}", (entry["high"], row), (10, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(entries)), list(entries))
+    axes.set(xlabel="right sums, with 95 % intervals", xlim=(0, 1.1), ylim=(len(entries) - 0.4, -0.6))
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(True, axis="x")
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def predicted_against_true(values: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
+    """One panel per experiment: a histogram of real-valued predictions (N,) over true sums (N,), and their means."""
+    figure, grid = _panels(len(values))
+    edges = np.arange(38) - 0.5
+    counts = [np.histogram2d(truth, np.clip(v, -0.5, 36.5), bins=(edges, edges))[0] for v in values.values()]
+    norm = LogNorm(1, max(2, *(c.max() for c in counts))) if counts else None
+    for axes, name, count in zip(grid, values, counts, strict=False):
+        mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(count.T, 0), norm=norm)
+        axes.plot([0, 36], [0, 36], color="0.4", linewidth=1, linestyle="--", label="prediction = truth")
+        n = np.bincount(truth, minlength=37)
+        means = np.bincount(truth, values[name], minlength=37) / np.maximum(n, 1)
+        axes.plot(np.where(n >= RARE, means, np.nan), color="black", linewidth=1.2, label="mean prediction")
+        axes.set(title=name, xlabel="true sum", ylabel="prediction", aspect="equal")
+        axes.set(xticks=range(0, 37, 9), yticks=range(0, 37, 9), xlim=(-0.5, 36.5), ylim=(-0.5, 36.5))
+    if counts:
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        figure.colorbar(mesh, ax=list(grid), label="strips", shrink=0.7, format="%d")
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def confusion(matrices: Mapping[str, np.ndarray]) -> Figure:
+    """One panel per experiment: counts (37, 37) of true sums (down) and predicted sums (across), in log colours."""
+    figure, grid = _panels(len(matrices))
+    norm = LogNorm(1, max(2, *(m.max() for m in matrices.values()))) if matrices else None
+    for axes, (name, matrix) in zip(grid, matrices.items(), strict=False):
+        drawn = axes.imshow(np.ma.masked_equal(matrix, 0), norm=norm, interpolation="nearest")
+        right = np.trace(matrix) / max(matrix.sum(), 1)
+        axes.set(title=f"{name}\n{right:.1%} on the diagonal", xlabel="predicted sum", ylabel="true sum")
+        axes.set(xticks=range(0, 37, 9), yticks=range(0, 37, 9))
+    if matrices:
+        figure.colorbar(drawn, ax=list(grid), label="strips", shrink=0.7, format="%d")
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def accuracy_by_sum(accuracy: Mapping[str, np.ndarray], counts: np.ndarray) -> Figure:
+    """Accuracy (37,) of each experiment over the true sum, above how often each sum occurs (37,).
+
+    Accuracies over fewer than RARE strips are left out, as they say little.
+    """
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True, height_ratios=(3, 1))
+    for name, shares in accuracy.items():
+        shown = np.where(counts >= RARE, shares, np.nan)
+        dashed = "--" if _marker(name) == MARKERS["classification"] else "-"
+        top.plot(shown, color=_colour(name), linestyle=dashed, marker=_marker(name), markersize=5, label=name)
+    top.set(ylabel="right sums", ylim=(-0.02, 1.02), title=f"sums that occur at least {RARE} times")
+    top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    top.grid(True)
+    if accuracy:
+        top.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    bottom.bar(np.arange(len(counts)), counts, color="0.6")
+    bottom.set(xlabel="true sum", ylabel="strips", xlim=(-0.7, 36.7), xticks=range(0, 37, 4))
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def strips_with_predictions(images: np.ndarray, truth: np.ndarray | None, predicted: np.ndarray) -> Figure:
+    """Strips (N, 40, W) with predicted and, where known, true sums (N,); a wrong one has words and a frame."""
+    if truth is None:
+        return _strips(images, [f"read as {p}" for p in predicted], [None] * len(images))
+    right = [bool(t == p) for t, p in zip(truth, predicted, strict=True)]
+    titles = [
+        f"\N{CHECK MARK} {t}" if ok else f"\N{BALLOT X} read {p}, is {t}"
+        for t, p, ok in zip(truth, predicted, right, strict=True)
+    ]
+    return _strips(images, titles, right)
+
+
+@mpl.rc_context(STYLE)
+def worst_errors(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray, n: int = 12) -> Figure:
+    """The `n` strips (N, 40, W) whose predicted sums (N,) are furthest from the true ones (N,), the furthest first."""
+    distance = np.abs(predicted - truth)
+    worst = np.argsort(-distance, kind="stable")[:n]
+    worst = worst[distance[worst] > 0]
+    if not len(worst):
+        figure, axes = plt.subplots(figsize=(WIDTH, 1))
+        axes.text(0.5, 0.5, f"no errors among {len(truth):,} strips", ha="center", va="center", size=13)
+        axes.axis("off")
+        return _done(figure)
+    titles = [f"read {p}, is {t} ({p - t:+d})" for t, p in zip(truth[worst], predicted[worst], strict=True)]
+    return _strips(images[worst], titles, [None] * len(worst))
+
+
+def _strips(images: np.ndarray, titles: Sequence[str], right: Sequence[bool | None], columns: int = 3) -> Figure:
+    """A grid of strips under their titles; a wrong one has a thick frame and a bold title."""
+    rows = max(-(-len(images) // columns), 1)
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.25 * rows), squeeze=False)
+    for axes in grid.flat[len(images) :]:
+        axes.axis("off")
+    for axes, image, title, ok in zip(grid.flat, images, titles, right, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontweight="bold" if ok is False else "normal", pad=4)
+        axes.spines[:].set(visible=ok is False, color="#D55E00", linewidth=3)
+    return _done(figure)
+
+
+def _panels(n: int) -> tuple[Figure, np.ndarray]:
+    columns = min(max(n, 1), 3)
+    rows = max(-(-n // columns), 1)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(WIDTH * (0.2 + 0.8 * columns / 3), 3.2 * rows + 0.3), squeeze=False
+    )
+    for axes in grid.flat[n:]:
+        axes.axis("off")
+    return figure, grid.ravel()
+
+
+def _model(experiment: str) -> str:
+    return experiment.partition("-")[0]
+
+
+def _objective(experiment: str) -> str:
+    return experiment.rpartition("-")[2]
+
+
+def _colour(experiment: str) -> str:
+    """The colour of the experiment's model, wherever and with whatever it is drawn."""
+    model = _model(experiment)
+    return COLOURS.get(model) or FURTHER_COLOURS[zlib.crc32(model.encode()) % len(FURTHER_COLOURS)]
+
+
+def _marker(experiment: str) -> str:
+    return MARKERS.get(_objective(experiment), "D")
+
+
+def _done(figure: Figure) -> Figure:
+    """The figure, taken out of pyplot's hands: a notebook then shows it once, as the value of its cell."""
+    plt.close(figure)
+    return figure
