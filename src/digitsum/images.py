@@ -11,7 +11,7 @@ from scipy import ndimage
 from .compose import HEIGHT, WIDTH
 
 DIGIT = 20  # rows: an MNIST digit fills 20 of its glyph's 28
-STROKE = 0.14  # MNIST's strokes are this share of the digit's height wide, or wider
+STROKE = 0.13  # MNIST's strokes are this share of the digit's height wide, or wider
 MARGIN = 8  # black columns left of the first digit, the median of the course data
 MAX_GAP = 24  # columns: wider gaps between digits are shortened where the strip would outgrow the canvas
 WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first

@@ -65,7 +65,7 @@ class SumLikelihood:
     name: str = "sum_likelihood"
     outputs: int = SYMBOLS
     count: int = 4
-    start_steps: int = 100
+    start_steps: int = 150
 
     def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
         """Mean negative log-likelihood in nats; at a `step` of the start, squared errors in units of their spread.

@@ -62,13 +62,16 @@ def sum_distribution(sums: Mapping[str, np.ndarray]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def curves(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], objectives: Mapping[str, str] | None = None
+) -> Figure:
     """Loss and accuracy by epoch, one row of panels per objective, as the losses of two objectives have no common unit.
 
-    `histories` maps experiments to the rows of their runs; the objective is the last part of an experiment's name.
+    `histories` maps experiments to the rows of their runs; `objectives` maps them to their objectives, by default the
+    last part of their names.
     """
-    objectives = {name: _objective(name) for name in histories}
-    rows = list(dict.fromkeys(objectives.values()))
+    objectives = objectives or {name: _objective(name) for name in histories}
+    rows = list(dict.fromkeys(objectives[name] for name in histories))
     figure, grid = plt.subplots(max(len(rows), 1), 2, figsize=(WIDTH, 3.6 * max(len(rows), 1)), squeeze=False)
     for objective, (left, right) in zip(rows, grid, strict=False):
         chosen = {name: history for name, history in histories.items() if objectives[name] == objective}

@@ -68,13 +68,14 @@ def run_experiment(
     state_path = run_folder / "resume.pt"
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
-    evaluated, predicted = evaluate(run.model, data)
+    read = data.head(experiment.evaluate_limit, experiment.evaluate_limit)
+    evaluated, predicted = evaluate(run.model, read)
     record = _record(name, run, data, chosen, preset_name) | {
         "metrics": evaluated,
-        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in data.splits.items()},
+        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in read.splits.items()},
         "strings": {
             split: strings_read(predicted[split], strips.digits)
-            for split, strips in data.splits.items()
+            for split, strips in read.splits.items()
             if predicted[split].readings and strips.digits is not None
         },
         "seconds": {"train": round(run.seconds, 1), "total": round(time.perf_counter() - started, 1)},

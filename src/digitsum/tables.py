@@ -202,6 +202,9 @@ def _faults(record: Any) -> Iterator[str]:
     for split in splits:
         wanted[f"metrics.{split}.n"] = int
         wanted |= {f"metrics.{split}.{name}.{key}": float for name in MEASURES for key in ("value", "low", "high")}
+    strings = _get(record, "strings")  # only of experiments that read digit by digit
+    for split in strings if isinstance(strings, dict) else []:
+        wanted |= {f"strings.{split}.{key}": float for key in ("value", "low", "high")}
     yield from (name for name, kind in wanted.items() if not isinstance(_get(record, name), kind))
     changed = _get(record, "changed")
     if isinstance(changed, dict):
@@ -265,7 +268,16 @@ def _results(records: Sequence[Record]) -> str:
     below = f"Strips: {strips}; data `{records[0]['data']['fingerprint']}`. In brackets: 95 % intervals."
     if any(len(seeds) > 1 for seeds in _rows(records)):
         below += " Where there are several seeds: mean ± standard deviation over them, and the worst."
-    return markdown_table(header, rows) + "\n\n" + below
+    return "\n\n".join([markdown_table(header, rows), below, *_strings(records)])
+
+
+def _strings(records: Sequence[Record]) -> list[str]:
+    """A sentence on the experiments that read a strip digit by digit; none where there is no such experiment."""
+    read = []
+    for seeds in _rows([record for record in records if record.get("strings")]):
+        shares = ((SPLITS[split], [seed["strings"][split] for seed in seeds]) for split in seeds[0]["strings"])
+        read.append(f"`{seeds[0]['experiment']}`: " + "; ".join(f"{split} {_share(each)}" for split, each in shares))
+    return [f"All digits of a strip read right, from left to right. {'. '.join(read)}."] if read else []
 
 
 def _details(records: Sequence[Record]) -> str:
@@ -346,11 +358,13 @@ def _values(seeds: Sequence[Record], split: str, measure: str) -> list[float]:
 
 def _shares(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> str:
     """One seed with its interval, several as "98.1 ± 0.2 %, worst 97.8 %"; a dash where there is no such split."""
-    if split not in seeds[0]["metrics"]:
-        return NOTHING
+    return _share([seed["metrics"][split][measure] for seed in seeds]) if split in seeds[0]["metrics"] else NOTHING
+
+
+def _share(seeds: Sequence[Entry]) -> str:
     if len(seeds) == 1:
-        return percent(seeds[0]["metrics"][split][measure])
-    values = [100 * value for value in _values(seeds, split, measure)]
+        return percent(seeds[0])
+    values = [100 * seed["value"] for seed in seeds]
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %, worst {min(values):.1f} %"
 
 

@@ -42,7 +42,7 @@ class Reader(StripModel):
         self.symbols = nn.Conv2d(coarse, outputs, 1)
         with torch.no_grad():
             self.symbols.weight.mul_(0.3)
-            self.symbols.bias.zero_()[0] = empty_bias
+            self.symbols.get_parameter("bias").copy_(torch.tensor([empty_bias] + [0.0] * (outputs - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, W / 4, 11) of the symbols in each column, from images (N, 1, 40, W) in 0..1; W a multiple of 4."""
@@ -78,7 +78,7 @@ class Residual(nn.Module):
         super().__init__()
         self.first = Convolution(channels, channels, kernel)
         self.second = nn.Sequential(*list(Convolution(channels, channels, kernel))[:-1])
-        nn.init.zeros_(self.second[1].weight)
+        self.second.get_parameter("1.weight").data.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape as `x` (N, C, H, W)."""
