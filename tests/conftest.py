@@ -1,0 +1,39 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from digitsum.data import Data, load_data, mnist_is_there
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    """The whole of the source that is always there."""
+    return load_data("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder that holds the real MNIST; a test that asks for it is skipped where there is none."""
+    for root in (REPOSITORY / "data", SHARED / "mnist"):
+        if mnist_is_there(root):
+            return root
+    pytest.skip("MNIST is neither in data/ nor in ../shared/mnist")
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_root: Path) -> Data:
+    """The whole of the source that published numbers are on."""
+    return load_data("mnist", mnist_root)
+
+
+@pytest.fixture(scope="session")
+def tiny(digits: Data) -> Data:
+    """A handful of strips of every split."""
+    return digits.head(48, 16)

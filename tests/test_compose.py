@@ -1,0 +1,132 @@
+"""The strip generator: what a strip is, that it is the same everywhere, and that it looks like the course's data."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from digitsum.compose import DIGIT_WIDTH, GLYPH, HEIGHT, WIDTH, Strips, compose
+from digitsum.data import mnist_glyphs
+
+
+def synthetic(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Glyphs of a formula, with ink in every corner, and labels that take all ten digits."""
+    pixels = np.arange(count * GLYPH * GLYPH, dtype=np.int64)
+    return ((pixels * 7919 + pixels // 13) % 256).astype(np.uint8).reshape(-1, GLYPH, GLYPH), np.arange(count) * 3 % 10
+
+
+def test_the_same_strips_on_every_platform():
+    strips = compose(*synthetic(50), 100, seed=0)
+    assert strips.fingerprint == "a3e74cb61017cbe1"
+    layout = np.concatenate([strips.digits[..., None], strips.corners], axis=-1).astype("<i8")
+    assert hashlib.sha256(layout.tobytes()).hexdigest()[:16] == "4ef0d04357053bfd"
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 12), digits=st.integers(1, 9), count=st.integers(1, 30), seed=st.integers(0, 2**64))
+def test_a_strip_is_its_glyphs_at_its_corners(n, digits, count, seed):
+    glyphs, _ = synthetic(count)
+    drawn = compose(glyphs, np.arange(count), n, seed=seed, digits=digits)  # labelled by index: names the glyph drawn
+    expected = np.zeros((n, HEIGHT, digits * DIGIT_WIDTH), np.uint8)
+    for image, row, corners in zip(expected, drawn.digits, drawn.corners, strict=True):
+        for glyph, (top, left) in zip(row, corners, strict=True):
+            assert 0 <= top <= HEIGHT - GLYPH and 0 <= left <= image.shape[1] - GLYPH
+            box = image[top : top + GLYPH, left : left + GLYPH]
+            box[:] = np.maximum(box, glyphs[glyph])
+    np.testing.assert_array_equal(drawn.images, expected)
+    gaps = np.diff(drawn.corners[..., 1], axis=1) - GLYPH
+    assert ((gaps >= -16) & (gaps <= 14)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 12),
+    digits=st.integers(1, 9),
+    seed=st.integers(0, 2**64),
+    dtype=st.sampled_from(["uint8", "<i8", ">i4"]),
+)
+def test_a_strip_is_labelled_with_the_sum_of_its_digits(n, digits, seed, dtype):
+    glyphs, labels = synthetic(30)
+    strips = compose(glyphs, labels.astype(dtype), n, seed=seed, digits=digits)
+    assert len(strips) == n and strips.sums.dtype == np.int64 and strips.images.dtype == np.uint8
+    np.testing.assert_array_equal(strips.sums, strips.digits.sum(axis=1))
+    again = compose(glyphs, labels, n, seed=seed, digits=digits)
+    assert again.fingerprint == strips.fingerprint
+    np.testing.assert_array_equal(again.corners, strips.corners)
+
+
+def test_every_place_and_glyph_is_drawn_evenly():
+    strips = compose(*synthetic(10), 20_000, seed=1)
+    assert strips.images.shape == (20_000, HEIGHT, WIDTH)
+    for drawn, kinds in ((strips.digits, 10), (strips.corners[..., 0], 13)):
+        counts = np.bincount(drawn.ravel(), minlength=kinds)
+        assert len(counts) == kinds
+        assert np.abs(counts / counts.mean() - 1).max() < 0.05
+
+
+def test_another_seed_gives_other_strips():
+    glyphs = synthetic(30)
+    assert len({compose(*glyphs, 5, seed=seed).fingerprint for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize(
+    "glyphs", [np.zeros((3, 28, 28)), np.zeros((2, 28, 28), np.uint8), np.zeros((3, 8, 8), np.uint8)]
+)
+def test_other_glyphs_are_refused(glyphs):
+    with pytest.raises(ValueError, match=r"glyphs must be \(3, 28, 28\) uint8"):
+        compose(glyphs, np.arange(3), 1, seed=0)
+
+
+def test_strips_are_picked_like_an_array():
+    strips = compose(*synthetic(30), 10, seed=0)
+    for rows in (slice(2, 5), np.array([7, 1, 1]), np.arange(10) % 3 == 0):
+        part = strips[rows]
+        for name in ("images", "sums", "digits", "corners"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(strips, name)[rows])
+    bare = Strips(strips.images, strips.sums)[:4]
+    assert len(bare) == 4 and bare.digits is None and bare.corners is None
+    assert bare.fingerprint == strips[:4].fingerprint != strips[1:5].fingerprint
+
+
+def test_pixels_are_like_the_course_data(mnist):
+    images = mnist.train.images[:5_000]
+    assert images.mean() == pytest.approx(15.51, abs=0.1)
+    assert images.std() == pytest.approx(56.11, abs=0.2)
+
+
+def test_ink_edges_are_like_the_course_data(mnist):
+    ink = mnist.train.images[:5_000] > 0
+    columns, rows = ink.any(axis=1), ink.any(axis=2)
+    edges = {
+        "left": (columns.argmax(axis=1), [5, 6, 9, 13, 21]),
+        "right": (WIDTH - 1 - columns[:, ::-1].argmax(axis=1), [81, 95, 108, 117, 135]),
+        "top": (rows.argmax(axis=1), [2, 4, 6, 8, 11]),
+    }
+    for name, (edge, real) in edges.items():
+        np.testing.assert_allclose(np.percentile(edge, [5, 25, 50, 75, 95]), real, atol=4, err_msg=name)
+
+
+def test_digits_overlap_as_in_the_course_data(mnist_root):
+    glyphs, _ = mnist_glyphs(mnist_root, download=False)
+    strips = compose(glyphs, np.arange(len(glyphs)), 5_000, seed=0)  # labelled by index: names the glyph drawn
+    ink = glyphs.sum(axis=(1, 2), dtype=np.int64)[strips.digits].sum()
+    assert 1 - strips.images.sum(dtype=np.int64) / ink == pytest.approx(0.0024, abs=0.0009)
+
+
+def test_sums_are_distributed_as_in_the_course_data(mnist):
+    files = [SHARED / "course" / f"lab{k}.npy" for k in range(3)]
+    if not all(file.exists() for file in files):
+        pytest.skip("the course's label files are not in ../shared/course")
+    real = np.concatenate([np.load(file, allow_pickle=False) for file in files])
+    drawn = np.concatenate([mnist.splits[name].sums for name in ("train", "val", "test")])
+    real_counts, counts = np.bincount(real, minlength=37), np.bincount(drawn, minlength=37)
+    assert len(counts) == 37 and real_counts.sum() == counts.sum() == 30_000
+    assert drawn.mean() == pytest.approx(17.797, abs=0.15)
+    assert drawn.var() == pytest.approx(33.28, abs=1)
+    distance = np.abs(np.cumsum(counts - real_counts)).max() / 30_000  # Kolmogorov-Smirnov: 0.0133 at the 1 % level
+    assert distance < 0.0133

@@ -1,0 +1,188 @@
+"""The exact sum likelihood against enumeration, in value, gradient, range and cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from digitsum.likelihood import (
+    SYMBOLS,
+    count_distribution,
+    moments,
+    read_strings,
+    string_log_likelihood,
+    sum_distribution,
+    sum_log_likelihood,
+)
+
+
+def random_logits(n: int, columns: int, *, scale: float = 2.0, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+    return torch.randn(n, columns, SYMBOLS, generator=torch.Generator().manual_seed(seed), dtype=dtype) * scale
+
+
+def outcomes(logits: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """The probability of every digit string of one strip (T, 11), by going through all 11^T assignments."""
+    p = logits.double().softmax(-1).tolist()
+    strings: dict[tuple[int, ...], float] = {}
+    for symbols in itertools.product(range(SYMBOLS), repeat=len(p)):
+        string = tuple(symbol - 1 for symbol in symbols if symbol)
+        chance = math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True))
+        strings[string] = strings.get(string, 0.0) + chance
+    return strings
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    columns=st.integers(1, 4),
+    bounds=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    scale=st.floats(0.1, 8.0),
+    seed=st.integers(0, 2**31),
+)
+def test_agrees_with_enumeration(columns, bounds, scale, seed):
+    logits = random_logits(1, columns, scale=scale, seed=seed)
+    strings = outcomes(logits[0])
+    least, most = (min(bound, columns) for bound in sorted(bounds))
+    for count in (most, (least, most), None):
+        low, high = (0, columns) if count is None else (count, count) if isinstance(count, int) else count
+        truth = torch.zeros(9 * high + 1, dtype=torch.float64)
+        for string, chance in strings.items():
+            if low <= len(string) <= high:
+                truth[sum(string)] += chance
+        torch.testing.assert_close(sum_distribution(logits, count)[0].exp(), truth)
+        every = torch.arange(-1, 9 * high + 2)
+        padded = torch.nn.functional.pad(truth, (1, 1))
+        torch.testing.assert_close(sum_log_likelihood(logits.expand(len(every), -1, -1), every, count).exp(), padded)
+
+
+@settings(deadline=None, max_examples=25)
+@given(columns=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_strings_counts_and_moments_agree_with_enumeration(columns, seed):
+    logits = random_logits(1, columns, seed=seed)
+    strings = outcomes(logits[0])
+    counts = torch.zeros(columns + 1, dtype=torch.float64)
+    for string, chance in strings.items():
+        counts[len(string)] += chance
+    torch.testing.assert_close(count_distribution(logits)[0].exp(), counts)
+
+    for length in range(columns + 1):
+        digits = torch.tensor([9, 0, 9, 3][:length], dtype=torch.long)[None]
+        chance = string_log_likelihood(logits, digits).exp()
+        torch.testing.assert_close(chance[0].item(), strings[tuple(digits[0].tolist())])
+
+    def mean(f):
+        return sum(chance * f(string) for string, chance in strings.items())
+
+    s, k = mean(sum), mean(len)
+    truth = (
+        s, mean(lambda string: (sum(string) - s) ** 2),
+        k, mean(lambda string: (len(string) - k) ** 2),
+        mean(lambda string: (sum(string) - s) * (len(string) - k)),
+    )  # fmt: skip
+    torch.testing.assert_close(torch.cat(tuple(moments(logits))), torch.tensor(truth, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, (0, 2), (1, 3), None])
+def test_gradient(count):
+    logits = random_logits(3, 6).requires_grad_()
+    sums = torch.tensor([0, 4, 9])
+    assert torch.autograd.gradcheck(lambda x: sum_log_likelihood(x, sums, count), logits)
+    assert torch.autograd.gradcheck(lambda x: sum_distribution(x, count)[:, :9], logits)
+
+
+@pytest.mark.parametrize("count", [4, (1, 6), None])
+@pytest.mark.parametrize("confidence", [0.0, 10.0, 60.0, 300.0])
+def test_float32_is_exact_where_probabilities_are_tiny(count, confidence):
+    """Strips read with great confidence as 9999, 0000 or empty, and labelled otherwise: down to exp(-1200)."""
+    logits = random_logits(6, 42, dtype=torch.float32)
+    logits[:4, :, 0] += confidence
+    logits[0, 3::10, 10] += 2 * confidence
+    logits[1, 3::10, 1] += 2 * confidence
+    sums = torch.tensor([0, 36, 20, 36, 1, 35])
+    values, gradients = [], []
+    for x in (logits, logits.double()):
+        x = x.requires_grad_()
+        value = sum_log_likelihood(x, sums, count)
+        gradients.append(torch.autograd.grad(value.sum(), x)[0].double())
+        values.append(value.detach().double())
+    assert values[0].isfinite().all() and gradients[0].isfinite().all()
+    torch.testing.assert_close(values[0], values[1], rtol=2e-6, atol=1e-4)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3)
+
+
+def test_gradient_is_the_posterior_minus_the_prior():
+    logits = random_logits(1, 3).requires_grad_()
+    gradient = torch.autograd.grad(sum_log_likelihood(logits, torch.tensor([7]), 2).sum(), logits)[0][0]
+    p = logits.detach()[0].softmax(-1).tolist()
+    posterior = torch.zeros(3, SYMBOLS, dtype=torch.float64)
+    for symbols in itertools.product(range(SYMBOLS), repeat=3):
+        digits = [symbol - 1 for symbol in symbols if symbol]
+        if len(digits) == 2 and sum(digits) == 7:
+            chance = math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True))
+            for t, symbol in enumerate(symbols):
+                posterior[t, symbol] += chance
+    posterior /= posterior.sum() / 3
+    torch.testing.assert_close(gradient, posterior - torch.tensor(p, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 20.0])
+def test_probabilities_add_up(scale):
+    logits = random_logits(4, 42, scale=scale, dtype=torch.float32)
+    zero = torch.zeros(4)
+    torch.testing.assert_close(sum_distribution(logits, None).logsumexp(1), zero, atol=1e-3, rtol=0)
+    counts = count_distribution(logits)
+    torch.testing.assert_close(counts.logsumexp(1), zero, atol=1e-3, rtol=0)
+    torch.testing.assert_close(sum_distribution(logits, 4).logsumexp(1), counts[:, 4], atol=1e-3, rtol=1e-5)
+    bounded = sum_distribution(logits, (1, 3)).logsumexp(1)
+    torch.testing.assert_close(bounded, counts[:, 1:4].logsumexp(1), atol=1e-3, rtol=1e-5)
+
+
+def test_impossible_sums_have_probability_zero_and_no_gradient():
+    logits = random_logits(3, 6).requires_grad_()
+    for count in (1, 2, (0, 2)):
+        values = sum_log_likelihood(logits, torch.tensor([-1, 5, 19]), count)
+        assert values.tolist()[::2] == [-math.inf, -math.inf] and values[1].isfinite()
+        gradient = torch.autograd.grad(values[1], logits)[0]
+        assert gradient[0].eq(0).all() and gradient[1].ne(0).any()
+
+
+@pytest.mark.parametrize("count", [7, (3, 7), (2, 1), (-1, 2)])
+def test_a_count_that_does_not_fit_is_refused(count):
+    with pytest.raises(ValueError, match="does not fit 6 columns"):
+        sum_log_likelihood(random_logits(1, 6), torch.tensor([3]), count)
+
+
+def test_reads_the_best_placement():
+    logits = torch.full((3, 12, SYMBOLS), -8.0)
+    logits[..., 0] = 0.0
+    for column, digit in ((1, 4), (5, 0), (6, 9), (10, 4)):
+        logits[0, column, digit + 1] = 8.0
+    logits[1, 7, 3] = 5.0
+    free, fixed, bounded = (read_strings(logits, count) for count in (None, 4, (1, 2)))
+    assert free[0].digits == [4, 0, 9, 4] and free[0].columns == [1, 5, 6, 10]
+    assert free[1].digits == [2] and free[1].columns == [7] and free[2].digits == []
+    assert fixed[0].digits == [4, 0, 9, 4] and 7 in fixed[1].columns and len(fixed[2].digits) == 4
+    assert [len(reading.digits) for reading in bounded] == [2, 1, 1]
+    assert free[0].probability > 0.95 > fixed[2].probability
+
+
+@settings(deadline=None, max_examples=25)
+@given(columns=st.integers(1, 4), count=st.integers(0, 4), seed=st.integers(0, 2**31))
+def test_readings_are_the_most_likely_placements(columns, count, seed):
+    logits = random_logits(1, columns, seed=seed)
+    p = logits[0].softmax(-1).tolist()
+    for allowed in (None, min(count, columns)):
+        best = max(
+            (symbols for symbols in itertools.product(range(SYMBOLS), repeat=columns)
+             if allowed is None or columns - symbols.count(0) == allowed),
+            key=lambda symbols: math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True)),
+        )  # fmt: skip
+        reading = read_strings(logits, allowed)[0]
+        assert reading.columns == [t for t, symbol in enumerate(best) if symbol]
+        assert reading.digits == [symbol - 1 for symbol in best if symbol]
+        strings = {s: c for s, c in outcomes(logits[0]).items() if allowed is None or len(s) == allowed}
+        assert reading.probability == pytest.approx(strings[tuple(reading.digits)] / sum(strings.values()))

@@ -1,0 +1,351 @@
+"""The README's tables agree with the records, and the records say all that a published number needs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from digitsum.__main__ import _parser
+from digitsum.experiments import EXPERIMENTS
+from digitsum.tables import (
+    MEASURES,
+    PUBLISHED,
+    REPORTED,
+    TableError,
+    command,
+    load_records,
+    markdown_table,
+    number,
+    percent,
+    render,
+    renew,
+    renewed,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NAMES = tuple(EXPERIMENTS)
+DESCRIPTIONS = ("report", "left_open", "supervision")  # settings that are words about a run and do not change it
+
+
+def entry(value: float, spread: float = 0.01) -> dict[str, float]:
+    return {"value": value, "low": value - spread, "high": value + spread}
+
+
+def record(name: str = NAMES[0], seed: int = 0, accuracy: float = 0.5, source: str = "mnist", **changes) -> dict:
+    """A whole record in which every accuracy is `accuracy` and the floor is 0.1 less; `changes` are of its settings."""
+    strips = {"train": 24_000, "val": 3_000, "test": 3_000} | ({} if source == "course" else {"unseen": 6_000})
+    measured = {measure: entry(accuracy) for measure in MEASURES} | {"floor": entry(accuracy - 0.1), "mse": entry(7.25)}
+    settings = asdict(EXPERIMENTS[name])
+    return {
+        "experiment": name, "source": source, "seed": seed, "preset": "full", "weights": "none",
+        "settings": settings | changes, "changed": {key: [settings[key], value] for key, value in changes.items()},
+        "parameters": 3_459_713, "data": {"fingerprint": "c1c1cc245eeb511f", "seed": 0, "strips": strips},
+        "best_epoch": 1, "seconds": {"train": 90.0, "total": 100.0}, "versions": {"torch": "2.10"}, "commit": "0" * 12,
+        "hardware": {"device": "cpu", "cpu": "Some CPU", "cores": 2, "threads": 2, "bfloat16": True},
+        "metrics": {split: {"n": n} | copy.deepcopy(measured) for split, n in (strips | {"entire": 30_000}).items()},
+    }  # fmt: skip
+
+
+def keep(folder: Path, *records: dict) -> Path:
+    for each in records:
+        path = folder / each["source"] / f"{each['experiment']}-seed{each['seed']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(each))
+    return folder
+
+
+def page(*names: str, newline: str = "\n") -> str:
+    names = names or tuple(render([]))
+    return "# Title" + newline + newline.join(f"<!-- table:{name} -->{newline}<!-- /table:{name} -->" for name in names)
+
+
+# The repository's own records and README
+
+RECORDS = load_records(REPOSITORY / "results")
+
+
+def test_readme_agrees_with_the_records():
+    text = (REPOSITORY / "README.md").read_bytes().decode("utf-8")
+    assert renewed(text, RECORDS) == text, "README.md and results/ disagree: run `make tables`"
+
+
+def test_readme_has_a_place_for_every_table():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == set(render([]))
+
+
+@pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
+def test_published_record_says_all_that_its_numbers_need(published: dict):
+    assert re.fullmatch("[0-9a-f]{12}", published["commit"] or ""), "trained from uncommitted code"
+    assert re.fullmatch("[0-9a-f]{16}", published["data"]["fingerprint"])
+    assert published["source"] in PUBLISHED
+    assert published["seed"] >= 0
+    assert published["seconds"]["total"] >= published["seconds"]["train"] > 0
+    assert published["hardware"]["cpu"] and published["hardware"]["threads"] > 0
+    assert {"python", "torch", "torchvision", "numpy"} <= set(published["versions"])
+    assert len(published["history"]) == published["settings"]["epochs"] >= published["best_epoch"] > 0
+    strips = published["data"]["strips"]
+    counts = strips | {"entire": sum(n for split, n in strips.items() if split != "unseen")}
+    assert {split: measured["n"] for split, measured in published["metrics"].items()} == counts
+    for split, measured in published["metrics"].items():
+        for measure in MEASURES:
+            assert measured[measure]["low"] <= measured[measure]["value"] <= measured[measure]["high"], (split, measure)
+
+
+@pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
+def test_published_record_is_of_the_experiment_as_it_stands(published: dict):
+    """Its command trains the same thing again: settings that the record does not call changed are those of today."""
+    today = json.loads(json.dumps(asdict(EXPERIMENTS[published["experiment"]])))
+    then = published["settings"] | {key: usual for key, (usual, _) in published["changed"].items()}
+    differ = {key for key in then.keys() & today.keys() if key not in DESCRIPTIONS and then[key] != today[key]}
+    assert not differ, "these settings have changed in experiments.py since: train it again"
+
+
+# What the tables say
+
+
+def test_a_row_has_the_reports_number_and_ours_and_where_it_departs():
+    name = "resnet50-classification"
+    tables = render([record(name, accuracy=0.7531, epochs=4, weights=None)])
+    row = next(line for line in tables["results-mnist"].splitlines() if line.startswith(f"| `{name}`"))
+    assert REPORTED[name] in row
+    assert "4 of 25 epochs; random start instead of IMAGENET1K_V1" in row
+    assert row.count("75.3 % (74.3–76.3)") == 3
+    assert "7.25 (7.24–7.26)" in row
+    assert "24,000 train, 3,000 validation, 3,000 test, 6,000 unseen" in tables["results-mnist"]
+    expected = f"{name} --source mnist --preset full --seed 0 --weights none --epochs 4".split()
+    assert sorted(command(record(name, epochs=4, weights=None)).split()[4:]) == sorted(expected)
+    assert tables["runs-mnist"].count(command(record(name, epochs=4, weights=None))) == 1
+
+
+def test_every_table_stays_narrow_enough_to_read():
+    tables = render([record(name, seed, source=source) for source in PUBLISHED for name in NAMES for seed in (0, 1)])
+    for table in tables.values():
+        widths = {line.count(" | ") + 1 for line in table.splitlines() if line.startswith("|")}
+        assert len(widths) == 1 and max(widths) <= 8
+
+
+def test_sources_never_share_a_table():
+    tables = render(
+        [record(accuracy=0.11, source="digits"), record(accuracy=0.22), record(accuracy=0.33, source="course")]
+    )
+    for source, ours in (("digits", "11.0 %"), ("mnist", "22.0 %"), ("course", "33.0 %")):
+        shown = [name for name, table in tables.items() if ours in table and name != "peers"]
+        assert shown == [f"results-{source}", f"details-{source}"]
+    assert "22.0 %" in tables["peers"] and "11.0 %" not in tables["peers"] and "33.0 %" not in tables["peers"]
+
+
+def test_peers_show_the_experiment_that_validation_chooses():
+    first, second = record(NAMES[0], accuracy=0.6), record(NAMES[1], accuracy=0.5)
+    second["metrics"]["unseen"]["accuracy"] = entry(0.9)
+    line = render([first, second])["peers"].splitlines()[2]
+    assert NAMES[0] in line and "60.0 %" in line
+
+
+def test_experiments_stand_in_their_own_order_with_their_seeds(tmp_path: Path):
+    keep(tmp_path, *(record(name, seed) for name in reversed(NAMES) for seed in (10, 2)))
+    assert [(r["experiment"], r["seed"]) for r in load_records(tmp_path)] == [(n, s) for n in NAMES for s in (2, 10)]
+
+
+def test_several_seeds_show_mean_spread_worst_and_which_collapsed():
+    tables = render([record(seed=seed, accuracy=accuracy) for seed, accuracy in enumerate((0.9, 0.92, 0.1))])
+    row = tables["results-mnist"].splitlines()[2]
+    assert "| 3, collapsed: 2 |" in row
+    assert row.count("64.0 ± 46.8 %, worst 10.0 %") == 3
+    assert tables["runs-mnist"].count("--seed") == 3
+    assert "standard deviation" in tables["results-mnist"]
+
+
+def test_seeds_with_other_settings_have_a_row_of_their_own():
+    rows = render([record(seed=0), record(seed=1, epochs=3)])["results-mnist"].splitlines()
+    assert len([row for row in rows if row.startswith(f"| `{NAMES[0]}`")]) == 2
+
+
+def test_whole_predictions_have_no_ways_of_rounding():
+    whole = record(accuracy=0.4)
+    for measured in whole["metrics"].values():
+        measured["floor"] = measured["ceiling"]
+    assert "40.0 % (39.0–41.0) | – | – | – | – |" in render([whole])["details-mnist"]
+
+
+def test_strings_read_digit_by_digit_stand_below_the_table():
+    assert "from left to right" not in render([record()])["results-mnist"]
+    one, two = (record(seed=seed) | {"strings": {"unseen": entry(share)}} for seed, share in ((0, 0.97), (1, 0.99)))
+    assert f"`{NAMES[0]}`: unseen 97.0 % (96.0–98.0)." in render([one])["results-mnist"]
+    assert "unseen 98.0 ± 1.4 %, worst 97.0 %." in render([one, two])["results-mnist"]
+
+
+def test_course_has_no_unseen_strips():
+    table = render([record(source="course")])["details-course"]
+    assert "| entire |" in table and "unseen" not in table
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"epochs": 3}, {"weights": None}, {"train_limit": 5, "lr": 0.01, "batch_size": 8}]
+)
+def test_every_command_is_one_that_the_command_line_knows(changes: dict):
+    words = shlex.split(command(record("resnet50-regression", seed=7, **changes)))
+    assert words[:3] == ["python", "-m", "digitsum"]
+    options = _parser().parse_args(words[3:])
+    assert (options.experiments, options.seed, options.preset) == (["resnet50-regression"], 7, "full")
+    assert all(getattr(options, key) == ("none" if value is None else value) for key, value in changes.items())
+
+
+@pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
+def test_published_command_is_one_that_the_command_line_knows(published: dict):
+    assert _parser().parse_args(shlex.split(command(published))[3:]).experiments == [published["experiment"]]
+
+
+# Renewing
+
+
+def test_without_records_a_sentence_says_how_to_make_some(tmp_path: Path):
+    readme = tmp_path / "README.md"
+    readme.write_text(page("results-mnist", "details-mnist", "peers"))
+    assert renew(readme, tmp_path / "results")
+    ours, theirs = readme.read_text().split("<!-- table:peers -->")
+    assert "No records yet: `python -m digitsum train" in ours and "|" not in ours
+    assert "this repository" not in theirs
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_renewing_changes_only_what_stands_between_the_markers_and_only_once(tmp_path: Path, newline: str):
+    results = keep(tmp_path / "results", record())
+    readme = tmp_path / "README.md"
+    before = newline.join(["Å strip,  two spaces  ", "`<!-- table:results-mnist -->` in a line is no marker", ""])
+    after = newline.join(["", "", "the end, without a last line break"])
+    readme.write_bytes((before + page(newline=newline) + after).encode())
+    assert renew(readme, results)
+    text = readme.read_bytes().decode()
+    assert text.startswith(before) and text.endswith(after)
+    assert text.count(newline) == text.count("\n") > 20
+    assert not renew(readme, results)
+    assert readme.read_bytes().decode() == text
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
+
+    keep(results, record(seed=1))
+    assert renew(readme, results), "a new record must show"
+    (results / "mnist" / f"{NAMES[0]}-seed1.json").unlink()
+    assert renew(readme, results) and readme.read_bytes().decode() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table:nonsense -->\n<!-- /table:nonsense -->\n", "'nonsense', which is no table"),
+        ("no markers", "no place for results-mnist"),
+        (page("results-mnist", "details-mnist", "runs-mnist"), "no place for peers"),
+        (page() + "\n<!-- table:peers -->\n", "one <!-- table:peers -->"),
+        (page().replace("<!-- /table:peers -->", ""), "one <!-- /table:peers -->"),
+        (page().replace("<!-- table:peers -->", ""), "one <!-- table:peers -->"),
+        (page() + "\n" + page("peers"), "one <!-- table:peers -->"),
+        (
+            "<!-- table:peers -->\n<!-- table:results-mnist -->\n<!-- /table:peers -->\n<!-- /table:results-mnist -->",
+            "within another's",
+        ),
+    ],
+)
+def test_wrong_markers_are_named_and_leave_the_file_alone(tmp_path: Path, text: str, message: str):
+    readme = tmp_path / "README.md"
+    readme.write_bytes(text.encode())
+    with pytest.raises(TableError, match=re.escape(message)):
+        renew(readme, keep(tmp_path / "results", record()))
+    assert readme.read_bytes() == text.encode()
+
+
+def test_a_missing_readme_is_named(tmp_path: Path):
+    with pytest.raises(TableError, match="not there"):
+        renew(tmp_path / "README.md", tmp_path)
+
+
+# Bad records
+
+
+def _damaged(key: str, value: object = ...) -> str:
+    """A record as JSON in which one dotted key has another value, or is gone."""
+    whole = record()
+    *path, last = key.split(".")
+    inner = whole
+    for step in path:
+        inner = inner[step]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return json.dumps(whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        (json.dumps(record())[:-100], "not valid JSON"),
+        ("\x00\x01", "not valid JSON"),
+        ("[1, 2]", "lacks experiment, source, seed and"),
+        (_damaged("commit"), "lacks commit"),
+        (_damaged("metrics.unseen"), "lacks metrics.unseen.n"),
+        (_damaged("metrics.test.mae.low"), "lacks metrics.test.mae.low"),
+        (_damaged("metrics.test.mae.low", "0.1"), "lacks metrics.test.mae.low"),
+        (_damaged("metrics.test.mae.low", float("nan")), "NaN is no number"),
+        (_damaged("strings", {"unseen": {"value": 0.5}}), "lacks strings.unseen.low"),
+        (_damaged("changed", {"epochs": 3}), "lacks both values of changed.epochs"),
+        (_damaged("experiment", "dreamt"), "'dreamt', which is no experiment"),
+        (_damaged("source", "digits"), "source 'digits'"),
+        (_damaged("preset", "quick"), "preset 'quick'"),
+        (_damaged("seed", 3), f"holds {NAMES[0]}-seed3.json"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_fault(tmp_path: Path, content: str, message: str):
+    keep(tmp_path, record())
+    path = tmp_path / "mnist" / f"{NAMES[0]}-seed0.json"
+    path.write_text(content)
+    with pytest.raises(TableError, match=re.escape(message)) as caught:
+        load_records(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_records_on_different_data_are_refused(tmp_path: Path):
+    other = record(seed=1)
+    other["data"]["fingerprint"] = "d" * 16
+    with pytest.raises(TableError, match="different data .*seed0.json.*seed1.json"):
+        load_records(keep(tmp_path, record(), other))
+
+
+def test_shortened_runs_and_other_folders_are_not_published(tmp_path: Path):
+    for folder in ("mnist-quick", "digits-smoke", "auto", "ablations"):
+        keep(tmp_path, record() | {"source": folder})
+    assert load_records(tmp_path) == []
+    assert load_records(tmp_path / "not there") == []
+
+
+# Cells
+
+
+@given(st.integers(0, 6000), st.integers(1, 6000), st.floats(0, 0.1), st.floats(0, 0.1))
+def test_percent_can_be_read_back(hits: int, n: int, below: float, above: float):
+    value = min(hits / n, 1.0)
+    share = {"value": value, "low": max(value - below, 0.0), "high": min(value + above, 1.0)}
+    shown = re.fullmatch(r"(\d{1,3}\.\d) % \((\d{1,3}\.\d)–(\d{1,3}\.\d)\)", percent(share))
+    assert shown
+    for text, key in zip(shown.groups(), ("value", "low", "high"), strict=True):
+        assert abs(float(text) - 100 * share[key]) <= 0.05 + 1e-9
+    assert float(shown[2]) <= float(shown[1]) <= float(shown[3])
+
+
+def test_number_has_as_many_digits_as_asked_for():
+    assert number({"value": 12.463, "low": 11.9, "high": 13.019}) == "12.46 (11.90–13.02)"
+    assert number({"value": 12.463, "low": 11.9, "high": 13.019}, digits=0) == "12 (12–13)"
+
+
+def test_cells_cannot_break_their_table():
+    assert markdown_table(["a", "b"], [["1 | 2", "x\ny"]]) == "| a | b |\n| --- | --- |\n| 1 \\| 2 | x y |"
+    with pytest.raises(ValueError, match="3 cells for 2 columns"):
+        markdown_table(["a", "b"], [["1", "2", "3"]])
