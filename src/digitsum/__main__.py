@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from torchvision.models import ResNet50_Weights
+
 from . import (
     EXPERIMENTS,
     CheckpointError,
@@ -27,6 +30,9 @@ from .runs import find_checkpoints
 from .tables import TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
+EXPECTED = (
+    CheckpointError, DataError, ImageError, InputError, OSError, TableError, TrainingError, WeightsError,
+)  # fmt: skip
 SPLITS = ("train", "val", "test", "unseen", "entire")
 
 
@@ -36,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (CheckpointError, DataError, ImageError, InputError, TableError, TrainingError, WeightsError) as error:
+    except EXPECTED as error:
         print(f"digitsum: {error}", file=sys.stderr)
         return 1
 
@@ -49,6 +55,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.weights is not None:
         changes["weights"] = None if options.weights == "none" else options.weights
     for name in options.experiments:
+        if changes.get("weights") and EXPERIMENTS[name].weights is None:
+            raise WeightsError(f"{name} takes no published weights; leave --weights {options.weights} away")
         record = run_experiment(
             name, data, seed=options.seed, device=options.device, preset_name=options.preset, changes=changes,
             on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
@@ -62,7 +70,13 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     data = load_data(options.source, options.root, options.data_seed)
     print(data.reason)
-    for path in options.checkpoints or [p for p in find_checkpoints(data.source, models=options.models).values() if p]:
+    paths = options.checkpoints or [p for p in find_checkpoints(data.source, models=options.models).values() if p]
+    if not paths:
+        raise CheckpointError(
+            f"{options.models} holds no weights for the source {data.source}. Train some with: python -m digitsum train "
+            f"{next(iter(EXPERIMENTS))} --source {data.source}"
+        )
+    for path in paths:
         model = load_checkpoint(path, pick_device(options.device))
         print(f"\n{path} (seed {model.metadata['seed']}, weights before training: {model.metadata['weights']})")
         if model.metadata["data"] != data.fingerprint:
@@ -102,26 +116,49 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _natural(text) == 0:
+        raise argparse.ArgumentTypeError("it must be 1 or more")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=pick_device(text))
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: {str(error).splitlines()[0]}") from error
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="digitsum", description="Read the sum of four touching handwritten digits.")
     commands = parser.add_subparsers(required=True)
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument("--source", default="auto", choices=SOURCES, help="where the strips come from (auto)")
     data.add_argument("--root", type=Path, default=Path("data"), help="folder of the user's files and of MNIST (data)")
-    data.add_argument("--data-seed", type=int, default=0, help="draws strips and splits (0)")
+    data.add_argument("--data-seed", type=_natural, default=0, help="draws strips and splits (0)")
     device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    device.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     device.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
 
     train = commands.add_parser("train", parents=[data, device], help="train experiments, save weights, write records")
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
-    train.add_argument("--seed", type=int, default=0, help="start of the weights and order of the data (0)")
-    train.add_argument("--epochs", type=int, help="in place of the experiment's own")
-    train.add_argument("--batch-size", type=int, help="in place of the experiment's own")
+    train.add_argument("--seed", type=_natural, default=0, help="start of the weights and order of the data (0)")
+    train.add_argument("--epochs", type=_positive, help="in place of the experiment's own")
+    train.add_argument("--batch-size", type=_positive, help="in place of the experiment's own")
     train.add_argument("--lr", type=float, help="learning rate in place of the experiment's own")
-    train.add_argument("--train-limit", type=int, help="train on only so many strips")
-    train.add_argument("--weights", help="published weights to start from, or none, in place of the experiment's own")
+    train.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    train.add_argument(
+        "--weights", choices=["none", *ResNet50_Weights.__members__],
+        help="published weights to start from, in place of the experiment's own",
+    )  # fmt: skip
     train.add_argument(
         "--on-missing-weights", default="error", choices=["error", "scratch"],
         help="stop, or go on from a random start, where published weights cannot be had (error)",

@@ -55,10 +55,11 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
         model = MODELS[metadata["model"]](outputs=objective.outputs, **metadata["model_args"])
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]  # torch lists every weight that does not fit
         raise CheckpointError(
             f"{path} does not fit this version of the code (model {metadata.get('model')!r}, objective "
-            f"{metadata.get('objective')!r}): {error}. Use the commit it was saved at "
-            f"({metadata.get('commit')}), or train it again."
+            f"{metadata.get('objective')!r}): {reason}. Use the commit it was saved at ({metadata.get('commit')}), or "
+            "train it again."
         ) from error
     model.objective, model.metadata = objective, metadata
     return model.to(device).to(memory_format=torch.channels_last).eval()

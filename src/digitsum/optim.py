@@ -54,6 +54,7 @@ class Muon(torch.optim.AdamW):
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
+                    state["step"] = torch.zeros(())  # not used, but AdamW looks for it when its state is loaded
                 momentum = state["momentum"].mul_(0.95).add_(p.grad)
                 update = _orthogonal((p.grad + 0.95 * momentum).flatten(1)).view_as(p)
                 p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.models import ResNet50_Weights
 
 from .checkpoints import read_metadata, replacing, save_checkpoint
 from .compose import Strips
@@ -24,7 +25,6 @@ from .evaluation import Predictions, confusion, evaluate, strings_read
 from .experiments import EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
 from .models.pretrained import pretrained_state
-from .models.resnet50 import ResNet50_Weights
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")

@@ -117,55 +117,71 @@ def train(
         run.best_epoch, run.seconds = state["best_epoch"], state["seconds"]
 
     total, done = steps * experiment.epochs, steps * len(run.history)
-    bar = tqdm(total=total, initial=done, desc=experiment.name, disable=not progress)
-    for epoch in range(len(run.history) + 1, experiment.epochs + 1):
-        started = time.perf_counter()
-        model.train()
-        losses = torch.zeros(steps, device=device)
-        correct = torch.zeros((), device=device)
-        with _seeded(seed, epoch, device=device):
-            batches = torch.randperm(len(sums)).to(device).split(experiment.batch_size)
-            for step, rows in enumerate(batches):
-                batch = to_input(images[rows])
-                if experiment.augment:
-                    batch = experiment.augment(batch)
-                with autocast(device):
-                    outputs = model(batch)
-                outputs = outputs.float()
-                loss = objective.loss(outputs, sums[rows], step=(epoch - 1) * steps + step)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                losses[step] = loss.detach() * len(rows)
-                correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
-                bar.update()
-                if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
-                    _check_finite(losses[: step + 1], epoch, 1, optimizer.param_groups[0]["lr"])
-        val = validate(model, val_images, val_sums)
-        _check_finite(torch.tensor([val["loss"]]), epoch, steps, optimizer.param_groups[0]["lr"])
-        row = {
-            "epoch": epoch, "train_loss": losses.sum().item() / len(sums), "train_accuracy": correct.item() / len(sums),
-            "val_loss": val["loss"], "val_accuracy": val["accuracy"], "val_mae": val["mae"],
-            "lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - started,
-        }  # fmt: skip
-        run.history.append(row)
-        run.seconds += row["seconds"]
-        if not best or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
-            run.best_epoch = epoch
-            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
-        if state_path:
-            save_state(
-                state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
-                scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
-                seconds=run.seconds,
-            )  # fmt: skip
-    bar.close()
-    run.last = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    with tqdm(total=total, initial=done, desc=experiment.name, disable=not progress) as bar:
+        for epoch in range(len(run.history) + 1, experiment.epochs + 1):
+            started = time.perf_counter()
+            with _seeded(seed, epoch, device=device):
+                trained = _train_epoch(model, optimizer, scheduler, experiment, images, sums, epoch, bar)
+            val = validate(model, val_images, val_sums)
+            lr = optimizer.param_groups[0]["lr"]
+            _check_finite(torch.tensor([val["loss"]]), epoch, steps, lr)
+            row = {
+                "epoch": epoch, "train_loss": trained["loss"], "train_accuracy": trained["accuracy"],
+                "val_loss": val["loss"], "val_accuracy": val["accuracy"], "val_mae": val["mae"],
+                "lr": lr, "seconds": time.perf_counter() - started,
+            }  # fmt: skip
+            run.history.append(row)
+            run.seconds += row["seconds"]
+            if not best or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
+                run.best_epoch, best = epoch, _weights(model)
+            bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
+            if state_path:
+                save_state(
+                    state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
+                    scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
+                    seconds=run.seconds,
+                )  # fmt: skip
+    run.last = _weights(model)
     model.load_state_dict(best)
     model.eval()
     return run
+
+
+def _train_epoch(
+    model: StripModel,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    experiment: Experiment,
+    images: Tensor,
+    sums: Tensor,
+    epoch: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One pass over resident images (N, 40, W) uint8 in random order; returns the mean loss and the accuracy."""
+    model.train()
+    objective, device = model.objective, images.device
+    steps = -(-len(sums) // experiment.batch_size)
+    losses = torch.zeros(steps, device=device)
+    correct = torch.zeros((), device=device)
+    # Batches of nearly the same size, so that none is a lone strip, which batch norm could not take.
+    for step, rows in enumerate(torch.randperm(len(sums)).to(device).tensor_split(steps)):
+        batch = to_input(images[rows])
+        if experiment.augment:
+            batch = experiment.augment(batch)
+        with autocast(device):
+            outputs = model(batch)
+        outputs = outputs.float()
+        loss = objective.loss(outputs, sums[rows], step=(epoch - 1) * steps + step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses[step] = loss.detach() * len(rows)
+        correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
+        bar.update()
+        if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
+            _check_finite(losses[: step + 1], epoch, 1, optimizer.param_groups[0]["lr"])
+    return {"loss": losses.sum().item() / len(sums), "accuracy": correct.item() / len(sums)}
 
 
 def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -192,6 +208,11 @@ def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float
         correct = correct + (objective.sums(outputs) == truth).sum()
         error = error + (objective.values(outputs) - truth).abs().sum()
     return {"loss": loss.item() / len(sums), "accuracy": correct.item() / len(sums), "mae": error.item() / len(sums)}
+
+
+def _weights(model: StripModel) -> dict[str, Tensor]:
+    """A copy of all weights and buffers on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _score(row: dict[str, float], experiment: Experiment) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import pickle
 import socket
 from collections.abc import Iterator, Mapping
@@ -39,7 +40,7 @@ def pretrained_state(weights: WeightsEnum) -> Mapping[str, Tensor]:
     try:
         with _socket_timeout(DOWNLOAD_TIMEOUT):
             return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, http.client.HTTPException, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"The weights {weights} could not be had from {weights.url} ({error}). Bring that file to {cached}, or "
             "train from a random start: --on-missing-weights scratch."
