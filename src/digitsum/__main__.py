@@ -73,7 +73,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     paths = options.checkpoints or [p for p in find_checkpoints(data.source, models=options.models).values() if p]
     if not paths:
         raise CheckpointError(
-            f"{options.models} holds no weights for the source {data.source}. Train some with: python -m digitsum train "
+            f"{options.models} holds no weights for the source {data.source}. Train some: python -m digitsum train "
             f"{next(iter(EXPERIMENTS))} --source {data.source}"
         )
     for path in paths:

@@ -98,7 +98,6 @@ def train(
         experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    objective = model.objective
     images, sums = resident(data.train[: experiment.train_limit], device)
     val_images, val_sums = resident(data.val, device)
     steps = -(-len(sums) // experiment.batch_size)
