@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -59,6 +60,7 @@ def run_experiment(
     the state from which it resumes; results/<source>/<experiment>-seed<seed>.json.
     """
     started = time.perf_counter()
+    commit()
     chosen = pick_device(device)
     preset_name = resolve_preset(preset_name, chosen)
     experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
@@ -186,6 +188,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache  # the code that runs is the code that was imported, whatever is checked out meanwhile
 def commit() -> str | None:
     """The commit of the code, with "-dirty" where the package differs from it; None outside a git checkout."""
     try:
