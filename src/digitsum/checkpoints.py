@@ -108,8 +108,8 @@ def load_state(path: Path, key: str) -> dict[str, Any]:
     remedy = "Delete it to start that run anew."
     try:
         with zipfile.ZipFile(path) as archive:  # torch stores entries as they are; a small one could expand to huge
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise CheckpointError(f"{path} holds compressed entries, which torch never writes. {remedy}")
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.external_attr for entry in archive.infolist()):
+                raise CheckpointError(f"{path} holds compressed entries or folders, which torch never writes. {remedy}")
             if (damaged := archive.testzip()) is not None:  # torch itself does not look at the checksums
                 raise CheckpointError(f"{path} is damaged in {damaged}. {remedy}")
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from .compose import HEIGHT
 from .data import Data
-from .likelihood import Reading
+from .likelihood import Reading, sum_distribution
 from .models import StripModel
 from .objectives import MAX_SUM, NUM_SUMS, SumLikelihood
 from .training import EVALUATION_BATCH, to_input
@@ -36,6 +36,14 @@ class Predictions:
     values: np.ndarray
     sums: np.ndarray
     readings: list[Reading] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a reader makes of strips, in probabilities: of each column's symbols (N, T, 11), of each sum (N, 37)."""
+
+    symbols: np.ndarray
+    sums: np.ndarray
 
 
 @torch.no_grad()
@@ -63,6 +71,15 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     return Predictions(
         np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]), readings
     )
+
+
+@torch.no_grad()
+def sight(model: StripModel, images: np.ndarray) -> Sight:
+    """A reader's probabilities for a few images (N, 40, W) uint8."""
+    model.eval()
+    outputs = model(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device)))
+    sums = sum_distribution(outputs, model.objective.count).softmax(dim=1)
+    return Sight(outputs.softmax(dim=2).cpu().numpy(), sums.cpu().numpy())
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:

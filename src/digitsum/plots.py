@@ -199,6 +199,44 @@ def worst_errors(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray, n
     return _strips(images[worst], titles, [None] * len(worst))
 
 
+@mpl.rc_context(STYLE)
+def reading(images: np.ndarray, symbols: np.ndarray, titles: Sequence[str]) -> Figure:
+    """What a reader sees: strips (N, 40, W), and above each the probability of every digit in every column.
+
+    `symbols` (N, T, 11) are the probabilities of nothing and of the digits 0..9 in the T columns.
+    """
+    columns = 2
+    rows = max(-(-len(images) // columns), 1)
+    figure, grid = plt.subplots(
+        2 * rows, columns, figsize=(WIDTH, 2.5 * rows), squeeze=False, height_ratios=[1.3, 1] * rows
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for k, (image, seen, title) in enumerate(zip(images, symbols, titles, strict=True)):
+        top, bottom = grid[2 * (k // columns) : 2 * (k // columns) + 2, k % columns]
+        extent = (0, image.shape[1], -0.5, 9.5)
+        drawn = top.imshow(seen[:, 1:].T, vmin=0, vmax=1, aspect="auto", origin="lower", extent=extent, cmap="Blues")
+        top.axis("on")
+        top.set(xticks=[], yticks=range(0, 10, 3), ylabel="digit", title=title)
+        bottom.imshow(image, cmap="gray", vmin=0, vmax=255, aspect="auto")
+    if len(images):
+        figure.colorbar(drawn, ax=grid, label="probability in a column", shrink=0.4, aspect=30)
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
+    """One panel per strip: the probability of each sum (N, S); the true sum (N,) is hatched."""
+    figure, grid = plt.subplots(1, max(len(truth), 1), figsize=(WIDTH, 2.8), squeeze=False, sharey=True)
+    for axes, bars, total in zip(grid[0], probabilities, truth, strict=False):
+        axes.bar(np.arange(len(bars)), bars, color=COLOURS["reader"])
+        axes.bar(total, bars[total], color=COLOURS["reader"], hatch="///", edgecolor="black", label=f"truth: {total}")
+        axes.set(xlabel="sum", xlim=(-0.7, len(bars) - 0.3), ylim=(0, 1.05))
+        axes.legend(loc="upper left")
+    grid[0, 0].set_ylabel("probability")
+    return _done(figure)
+
+
 def _strips(images: np.ndarray, titles: Sequence[str], right: Sequence[bool | None], columns: int = 3) -> Figure:
     """A grid of strips under their titles; a wrong one has a thick frame and a bold title."""
     rows = max(-(-len(images) // columns), 1)

@@ -1,0 +1,197 @@
+"""The command line: train, evaluate and predict in a temporary folder, and faults in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import digitsum.data
+import digitsum.runs
+from digitsum import WeightsError, load_checkpoint, load_data, predict
+from digitsum.__main__ import main
+from digitsum.checkpoints import read_metadata, save_checkpoint
+from digitsum.experiments import EXPERIMENTS
+from digitsum.training import build
+
+NAME = "baseline_cnn-classification"
+OF_EACH_KIND = [NAME, "cnn_attention-regression", "reader"]
+SMOKE = ["--source", "digits", "--preset", "smoke", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch) -> Path:
+    """An empty folder as the current one, small sources of data, and no published weights to be had."""
+
+    def download(weights):
+        raise WeightsError(f"{weights} asked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(digitsum.data, "STRIPS", 200)
+    monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
+    monkeypatch.setattr(digitsum.runs, "pretrained_state", download)
+    return tmp_path
+
+
+@pytest.fixture
+def weights(workplace) -> dict[str, Path]:
+    """Untrained weights of one model of each kind, as if they were published."""
+    paths = {}
+    for name in OF_EACH_KIND:
+        experiment = EXPERIMENTS[name]
+        paths[name] = workplace / "models" / "digits" / f"{name}.safetensors"
+        save_checkpoint(
+            build(experiment), paths[name], model=experiment.model, model_args=experiment.model_args,
+            objective=experiment.objective, seed=0, weights="none", data=load_data("digits").fingerprint,
+        )  # fmt: skip
+    return paths
+
+
+def assert_one_line(captured, *words: str) -> None:
+    """On standard error; progress bars, which are drawn there too, aside."""
+    lines = [line for line in captured.err.splitlines() if "it/s" not in line and "s/it" not in line and line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("digitsum: "), captured.err
+    for word in words:
+        assert word in lines[0]
+
+
+def rows(table: str) -> dict[str, int]:
+    """The splits of a table of metrics, with the number of their strips."""
+    return {split: int(n) for split, n in re.findall(r"^\| (\w+) \| (\d+) \|", table, re.MULTILINE)}
+
+
+SPLITS = {"train": 160, "val": 20, "test": 20, "unseen": 30, "entire": 200}
+
+
+def test_train_evaluate_predict(workplace, capsys):
+    folders = ["--models", "m", "--results", "r"]
+    assert main(["train", NAME, "cnn_attention-regression", *SMOKE, "--seed", "2", *folders]) == 0
+    said = capsys.readouterr().out
+    assert "source: digits" in said and rows(said) == SPLITS
+    assert f"{NAME}: epochs is 1 (the experiment's own: {EXPERIMENTS[NAME].epochs})" in said
+    assert f"{NAME}.safetensors holds this run" in said
+    assert {path.name for path in Path("r/digits-smoke").iterdir()} == {
+        f"{NAME}-seed2.json",
+        "cnn_attention-regression-seed2.json",
+    }
+    checkpoint = Path(f"m/digits-smoke/{NAME}.safetensors")
+    assert read_metadata(checkpoint)["seed"] == 2
+
+    assert main(["evaluate", str(checkpoint), "--source", "digits", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert rows(said) == SPLITS and "seed 2" in said and "other strips" not in said
+
+    strips = load_data("digits").test[:3]
+    np.save("strips.npy", strips.images)
+    Image.fromarray(strips.images[0]).save("strip.png")
+    assert main(["predict", "strips.npy", "strip.png", "--checkpoint", str(checkpoint), "--device", "cpu"]) == 0
+    sums = predict(load_checkpoint(checkpoint), strips.images)
+    assert capsys.readouterr().out.splitlines() == [
+        *(f"strips.npy[{row}]: {total}" for row, total in enumerate(sums)),
+        f"strip.png[0]: {sums[0]}",
+    ]
+
+
+def test_settings_can_be_given(capsys):
+    options = ["--epochs", "2", "--batch-size", "16", "--lr", "0.0005", "--train-limit", "32"]
+    assert main(["train", NAME, *SMOKE, *options]) == 0
+    assert re.findall(rf"^{NAME}: (\w+) is (\S+) ", capsys.readouterr().out, re.MULTILINE) == [
+        ("epochs", "2"),
+        ("batch_size", "16"),
+        ("lr", "0.0005"),
+        ("train_limit", "32"),
+    ]
+
+
+def test_evaluate_takes_all_published_weights_of_the_source(weights, capsys):
+    assert main(["evaluate", "--source", "digits", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert all(str(path.relative_to(Path.cwd())) in said for path in weights.values())
+
+
+def test_evaluate_says_where_weights_were_trained_on_other_strips(weights, capsys):
+    assert main(["evaluate", str(weights[NAME]), "--source", "digits", "--data-seed", "1"]) == 0
+    assert "trained on other strips" in capsys.readouterr().out
+
+
+def test_evaluate_without_any_weights_says_how_to_make_some(capsys):
+    assert main(["evaluate", "--source", "digits", "--models", "nowhere"]) == 1
+    assert_one_line(capsys.readouterr(), "nowhere", "python -m digitsum train")
+
+
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+def test_predict_on_a_long_row_of_digits(name, weights, capsys):
+    """A strip of 200 columns: read by models that take any width, refused by name by the others."""
+    np.save("long.npy", np.pad(load_data("digits").test.images[:1], ((0, 0), (0, 0), (0, 32))))
+    status = main(["predict", "long.npy", "--checkpoint", str(weights[name])])
+    captured = capsys.readouterr()
+    if build(EXPERIMENTS[name]).width is None:
+        value, digits = r"( \(-?\d+\.\d\d\))?", ", digits" + r" \d" * 4 + r" with probability \d+\.\d%"
+        reads = EXPERIMENTS[name].objective == "sum_likelihood"
+        assert status == 0 and re.fullmatch(r"long\.npy\[0\]: \d+" + (digits if reads else value) + "\n", captured.out)
+    else:
+        assert status == 1
+        assert_one_line(captured, "BaselineCNN", "168", "200")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", NAME, "--source", "course", "--root", "nowhere"], ["nowhere", "data<k>.npy"]),
+        (["train", NAME, *SMOKE, "--lr", "1e30", "--epochs", "2"], ["loss", "epoch 1", "learning rate"]),
+        (["evaluate", "nowhere.safetensors", "--source", "digits"], ["nowhere.safetensors", "not there"]),
+        (["evaluate", "text.png", "--source", "digits"], ["text.png", "safetensors"]),
+        (["predict", "text.png", "--checkpoint", "nowhere.safetensors"], ["nowhere.safetensors", "not there"]),
+        (["predict", "text.png", "--checkpoint", "WEIGHTS"], ["text.png", "not a readable image"]),
+        (["predict", "nowhere.png", "--checkpoint", "WEIGHTS"], ["nowhere.png"]),
+        (["predict", "text.npy", "--checkpoint", "WEIGHTS"], ["text.npy"]),
+        (["tables"], ["README.md"]),
+        (["train", "resnet50-regression", *SMOKE, "--weights", "IMAGENET1K_V1"], ["IMAGENET1K_V1"]),
+        (["train", NAME, *SMOKE, "--epochs", "0"], ["epochs"]),
+        (["train", NAME, *SMOKE, "--batch-size", "0"], ["batch"]),
+        (["train", NAME, *SMOKE, "--train-limit", "0"], ["train"]),
+        (["train", NAME, *SMOKE, "--seed", "-1"], ["seed"]),
+        (["train", NAME, *SMOKE, "--weights", "IMAGENET1K_V1"], ["baseline_cnn", "weights"]),
+        (["train", "resnet50-regression", *SMOKE, "--weights", "of_tomorrow"], ["of_tomorrow", "IMAGENET1K_V1"]),
+        (["train", NAME, *SMOKE, "--models", "text.png"], ["text.png"]),
+        (["predict", "text.png", "--checkpoint", "WEIGHTS", "--device", "toaster"], ["toaster"]),
+        pytest.param(
+            ["predict", "text.png", "--checkpoint", "WEIGHTS", "--device", "cuda"], ["cuda"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there"),
+        ),
+    ],
+    ids=lambda value: " ".join(value) if value[0] in ("train", "evaluate", "predict", "tables") else None,
+)  # fmt: skip
+def test_faults_are_one_line(arguments, words, weights, workplace, capsys):
+    for name in ("text.png", "text.npy"):
+        (workplace / name).write_text("neither an image nor weights")
+    try:
+        assert main([str(weights[NAME]) if word == "WEIGHTS" else word for word in arguments]) == 1
+    except SystemExit as refused:  # argparse's own, with the usage above it
+        assert refused.code == 2
+        assert all(word in capsys.readouterr().err.splitlines()[-1] for word in words)
+    else:
+        assert_one_line(capsys.readouterr(), *words)
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "resnet"], ["predict", "a.png"], ["evaluate", "-x"]])
+def test_wrong_usage_is_explained(arguments, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2 and "usage: digitsum" in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-m", "digitsum", "--help"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stderr == ""
+    assert all(command in run.stdout for command in ("train", "evaluate", "predict", "tables"))

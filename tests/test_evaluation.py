@@ -1,0 +1,263 @@
+"""Predictions and metrics against brute force."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from digitsum import evaluation
+from digitsum.compose import Strips
+from digitsum.evaluation import (
+    InputError,
+    Predictions,
+    accuracy_by_sum,
+    confusion,
+    evaluate,
+    metrics,
+    predict,
+    predictions,
+    share,
+    strings_read,
+)
+from digitsum.experiments import EXPERIMENTS
+from digitsum.likelihood import Reading
+from digitsum.models import StripModel
+from digitsum.objectives import OBJECTIVES
+from digitsum.training import build
+
+SHARES = ("accuracy", "floor", "ceiling", "rounded", "within_half")
+SMALL = [name for name in EXPERIMENTS if not name.startswith("resnet50")]
+
+
+class Told(StripModel):
+    """Predicts the brightness of the first pixel, a tenth for every step, and so can be told what to predict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(25.5))
+        self.objective = OBJECTIVES["regression"]
+
+    def forward(self, images):
+        return images[:, :, 0, 0] * self.scale
+
+
+def telling(tenths: np.ndarray, sums: np.ndarray) -> Strips:
+    """Strips on which `Told` predicts `tenths` / 10."""
+    images = np.zeros((len(sums), 40, 168), np.uint8)
+    images[:, 0, 0] = tenths
+    return Strips(images, sums)
+
+
+# Metrics
+
+cases = st.lists(
+    st.tuples(
+        st.one_of(st.floats(-5, 45), st.integers(-10, 90).map(lambda k: k / 2)), st.integers(0, 36), st.integers(0, 36)
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases)
+def test_metrics_against_brute_force(rows):
+    values, sums, truth = (list(column) for column in zip(*rows, strict=True))
+    n, pairs = len(rows), list(zip(values, truth, strict=True))
+    found = metrics(Predictions(np.array(values), np.array(sums)), np.array(truth))
+    expected = {
+        "accuracy": sum(s == t for s, t in zip(sums, truth, strict=True)) / n,
+        "floor": sum(math.floor(v) == t for v, t in pairs) / n,
+        "ceiling": sum(math.ceil(v) == t for v, t in pairs) / n,
+        "rounded": sum(round(v) == t for v, t in pairs) / n,
+        "within_half": sum(abs(v - t) < 0.5 for v, t in pairs) / n,
+        "mse": sum((v - t) ** 2 for v, t in pairs) / n,
+        "mae": sum(abs(v - t) for v, t in pairs) / n,
+    }
+    assert found.keys() == {"n", *expected} and found["n"] == n
+    assert {name: found[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-9)
+    for name in expected:
+        entry = found[name]
+        assert entry["low"] - 1e-9 <= entry["value"] <= entry["high"] + 1e-9
+        assert all(type(number) is float for number in entry.values()), "JSON knows no NumPy"
+    assert all(found[name]["low"] >= 0 and found[name]["high"] <= 1 for name in SHARES)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_shares_have_the_interval_of_wilson(case):
+    hits, n = case
+    z, p = 1.959963984540054, hits / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert share(hits, n) == pytest.approx({"value": p, "low": centre - half, "high": centre + half}, abs=1e-9)
+
+
+def test_means_have_about_the_interval_of_the_normal_law():
+    rng = np.random.default_rng(0)
+    truth = np.full(2000, 18)
+    found = metrics(Predictions(truth + rng.normal(0, 2, 2000), truth), truth)["mse"]
+    half = 1.96 * math.sqrt(2) * 4 / math.sqrt(2000)  # the variance of a squared normal error is 2 sigma^4
+    assert found["high"] - found["value"] == pytest.approx(half, rel=0.15)
+    assert found["value"] - found["low"] == pytest.approx(half, rel=0.15)
+
+
+def test_the_same_predictions_have_the_same_metrics():
+    rng = np.random.default_rng(1)
+    predicted, truth = Predictions(rng.uniform(0, 36, 50), rng.integers(0, 37, 50)), rng.integers(0, 37, 50)
+    assert metrics(predicted, truth) == metrics(predicted, truth)
+
+
+def test_nothing_has_no_metrics():
+    with pytest.raises(ValueError, match="no strips"):
+        metrics(Predictions(np.empty(0), np.empty(0, np.int64)), np.empty(0, np.int64))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 36), st.integers(0, 36)), min_size=1, max_size=60))
+def test_confusion_and_accuracy_by_sum_against_brute_force(pairs):
+    sums, truth = (np.array(column) for column in zip(*pairs, strict=True))
+    matrix = confusion(sums, truth)
+    assert matrix.shape == (37, 37)
+    for i in range(37):
+        for j in range(37):
+            assert matrix[i, j] == sum(t == i and s == j for s, t in pairs)
+    accuracy, counts = accuracy_by_sum(sums, truth)
+    assert accuracy.shape == counts.shape == (37,)
+    assert counts.tolist() == [sum(t == total for _, t in pairs) for total in range(37)]
+    for total in range(37):
+        right = sum(s == t == total for s, t in pairs)
+        assert np.isnan(accuracy[total]) if counts[total] == 0 else accuracy[total] == right / counts[total]
+
+
+def test_strings_count_only_when_every_digit_is_right():
+    digits = np.array([[1, 2, 3, 4]] * 4)
+    read = [[1, 2, 3, 4], [4, 3, 2, 1], [1, 2, 3], [1, 2, 3, 4]]
+    readings = [Reading(string, list(range(len(string))), 1.0) for string in read]
+    assert strings_read(Predictions(np.zeros(4), np.zeros(4), readings), digits) == share(2, 4)
+
+
+# Predictions
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_predict_gives_whole_sums(name, tiny):
+    model = build(EXPERIMENTS[name])
+    sums = predict(model, tiny.val.images)
+    assert sums.shape == (16,) and sums.dtype == np.int64
+    assert sums.min() >= 0 and sums.max() <= 36
+    predicted = predictions(model, tiny.val.images)
+    assert predicted.values.shape == (16,) and predicted.values.dtype == np.float64
+    assert np.array_equal(predicted.sums, sums)
+    assert len(predicted.readings) == (16 if EXPERIMENTS[name].objective == "sum_likelihood" else 0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_predictions_do_not_depend_on_the_batch(name, tiny, monkeypatch):
+    model = build(EXPERIMENTS[name])
+    whole = predictions(model, tiny.val.images)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 3)
+    parts = predictions(model, tiny.val.images)
+    assert np.array_equal(parts.sums, whole.sums)
+    np.testing.assert_allclose(parts.values, whole.values, atol=1e-4)
+    assert [reading.digits for reading in parts.readings] == [reading.digits for reading in whole.readings]
+
+
+def test_a_model_left_in_training_mode_predicts_as_usual(tiny):
+    model = build(EXPERIMENTS["cnn_attention-regression"])
+    usual = predictions(model, tiny.val.images).values
+    assert np.array_equal(predictions(model.train(), tiny.val.images).values, usual)
+
+
+def test_images_may_be_any_view(tiny, tmp_path):
+    """Every second strip, mirrored; and a file mapped read-only."""
+    model = build(EXPERIMENTS["baseline_cnn-classification"])
+    view = tiny.val.images[::2, :, ::-1]
+    np.save(tmp_path / "images.npy", view)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert np.array_equal(predict(model, view), predict(model, view.copy()))
+    assert np.array_equal(predict(model, mapped), predict(model, view.copy()))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_images_no_sums(name):
+    predicted = predictions(build(EXPERIMENTS[name]), np.empty((0, 40, 168), np.uint8))
+    assert predicted.sums.shape == predicted.values.shape == (0,)
+    assert predicted.sums.dtype == np.int64 and predicted.readings == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((5, 40, 168), np.float32), ((5, 40, 168), np.int64), ((40, 168), np.uint8), ((5, 41, 168), np.uint8),
+        ((5, 168, 40), np.uint8), ((5, 1, 40, 168), np.uint8), ((5, 40, 168, 3), np.uint8),
+    ],
+)  # fmt: skip
+def test_images_of_another_shape_or_type_are_refused(shape, dtype):
+    with pytest.raises(InputError) as caught:
+        predict(Told(), np.zeros(shape, dtype))
+    assert isinstance(caught.value, ValueError)
+    assert str(shape) in str(caught.value) and np.dtype(dtype).name in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [0, 4, 27])
+@pytest.mark.parametrize("name", SMALL)
+def test_strips_narrower_than_a_digit_are_refused(name, width):
+    with pytest.raises(InputError, match=f"not of {width}$"):
+        predict(build(EXPERIMENTS[name]), np.zeros((1, 40, width), np.uint8))
+
+
+@pytest.mark.parametrize("width", [28, 84, 169, 200])
+@pytest.mark.parametrize("name", SMALL)
+def test_other_widths_are_read_or_refused_by_name(name, width):
+    model = build(EXPERIMENTS[name])
+    images = np.zeros((1, 40, width), np.uint8)
+    if model.width in (None, width):
+        assert predict(model, images).shape == (1,)
+    else:
+        with pytest.raises(InputError, match=f"reads strips of {model.width} columns, not of {width}"):
+            predict(model, images)
+
+
+# Whole data sets
+
+
+def test_evaluate_keeps_the_splits_apart_and_puts_the_first_three_together(tiny):
+    sums = np.array([3, 7, 11, 20])
+    data = replace(
+        tiny,
+        train=telling(10 * sums, sums),  # all right
+        val=telling(10 * sums + 4, sums),  # all 0.4 too high
+        test=telling(10 * sums[:2] + 20, sums[:2]),  # all 2 too high
+        unseen=telling(10 * sums - 10, sums),  # all 1 too low
+    )
+    found, predicted = evaluate(Told(), data)
+    assert list(found) == list(predicted) == ["train", "val", "test", "unseen", "entire"]
+    assert {name: entry["n"] for name, entry in found.items()} == dict(train=4, val=4, test=2, unseen=4, entire=10)
+    values = {name: {key: entry[key]["value"] for key in ("accuracy", "mae")} for name, entry in found.items()}
+    assert values["train"] == pytest.approx({"accuracy": 1.0, "mae": 0.0}, abs=1e-5)
+    assert values["val"] == pytest.approx({"accuracy": 1.0, "mae": 0.4}, abs=1e-5)
+    assert values["test"] == pytest.approx({"accuracy": 0.0, "mae": 2.0}, abs=1e-5)
+    assert values["unseen"] == pytest.approx({"accuracy": 0.0, "mae": 1.0}, abs=1e-5)
+    assert values["entire"] == pytest.approx({"accuracy": 0.8, "mae": (4 * 0.4 + 2 * 2.0) / 10}, abs=1e-5)
+    assert found["val"]["floor"]["value"] == 1.0 and found["val"]["ceiling"]["value"] == 0.0
+    assert predicted["unseen"].sums.tolist() == (sums - 1).tolist()
+
+
+def test_data_without_an_unseen_split_are_evaluated(tiny):
+    found, predicted = evaluate(Told(), replace(tiny, unseen=None))
+    assert list(found) == list(predicted) == ["train", "val", "test", "entire"]
+
+
+def test_a_split_of_one_strip_is_evaluated(tiny):
+    """As the course's files give where there are only ten strips."""
+    found, _ = evaluate(Told(), tiny.head(8, 1))
+    assert found["val"]["n"] == 1
+    assert found["val"]["mae"]["low"] == found["val"]["mae"]["value"] == found["val"]["mae"]["high"]

@@ -1,0 +1,133 @@
+"""Both notebooks run from top to bottom, shrunk, and write only where their parameters say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+from digitsum import EXPERIMENTS, load_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ("training.ipynb", "inference.ipynb")
+STRIPS = 48
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Iterator[Path]:
+    """Where the notebooks run and write; removed at the end, as ResNet-50's weights are large."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    (folder / "cwd").mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def execute(name: str, folder: Path, **parameters) -> NotebookNode:
+    """Run a notebook in `folder`/cwd with the given values in place of those in its parameters cell."""
+    notebook = read(name)
+    given = {
+        "SOURCE": "digits", "PRESET": "smoke", "STRIPS": STRIPS, "ROOT": str(folder / "data"), "DEVICE": "cpu",
+        "MODELS_DIR": str(folder / "models"), "RESULTS_DIR": str(folder / "results"),
+    } | parameters  # fmt: skip
+    (cell,) = parameter_cells(notebook)
+    assert set(given) <= {line.split(" = ")[0] for line in cell.source.splitlines()}
+    cell.source += "".join(f"\n{key} = {value!r}" for key, value in given.items())
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder / "cwd")}}
+    ).execute()
+    assert not list((folder / "cwd").iterdir())  # a relative path would have ended here, and in a checkout otherwise
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def training(folder: Path) -> NotebookNode:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return execute("training.ipynb", folder)
+
+
+def test_training_trains_every_experiment(training, folder):
+    records = {path.stem: json.loads(path.read_text()) for path in (folder / "results" / "digits-smoke").glob("*")}
+    assert set(records) == {f"{name}-seed0" for name in EXPERIMENTS}
+    for name in EXPERIMENTS:
+        assert records[f"{name}-seed0"]["data"]["strips"]["train"] == STRIPS
+        load_checkpoint(folder / "models" / "digits-smoke" / f"{name}.safetensors")
+    assert {path.name for path in folder.iterdir()} <= {"cwd", "data", "models", "results"}
+    assert all(text(training).count(name) >= 4 for name in EXPERIMENTS)  # settings, changes, progress, results
+    assert figures(training) == 3
+
+
+def test_inference_shows_every_experiment(training, folder):
+    notebook = execute("inference.ipynb", folder)
+    assert "no weights" not in text(notebook) and "is not there" not in text(notebook)
+    assert "other strips" not in text(notebook)
+    for name in EXPERIMENTS:
+        assert text(notebook).count(name) >= 8  # weights, own metrics, five splits, own image
+    assert "entire" in text(notebook) and "unseen" in text(notebook)
+    assert figures(notebook) == 7
+
+
+def test_inference_names_missing_weights_and_goes_on(training, folder, tmp_path):
+    there, *missing = EXPERIMENTS
+    (tmp_path / "cwd").mkdir()
+    models = tmp_path / "models" / "digits-smoke"
+    models.mkdir(parents=True)
+    shutil.copy(folder / "models" / "digits-smoke" / f"{there}.safetensors", models)
+    notebook = execute("inference.ipynb", tmp_path, SPLIT="test", STRIPS=STRIPS // 2)
+    for name in missing:
+        assert f"python -m digitsum train {name} --source digits" in text(notebook)
+    assert "other strips" in text(notebook)  # it was trained on more of them
+    assert f"{there}-seed0.json is not there" in text(notebook)
+    assert figures(notebook) == 7
+
+
+def test_inference_without_any_weights_says_what_to_run(tmp_path):
+    (tmp_path / "cwd").mkdir()
+    with pytest.raises(CellExecutionError, match="run training.ipynb first"):
+        execute("inference.ipynb", tmp_path)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_tell_and_the_package_does(name):
+    notebook = read(name)
+    assert len(parameter_cells(notebook)) == 1
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not any(line.lstrip().startswith(("def ", "class ", "!", "%")) for line in cell.source.splitlines())
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))  # cleared, or one clean run
+    assert not list(outputs(notebook, "error"))
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any(place in text(notebook) for place in (str(REPOSITORY), "/home/", "/root/", "/tmp/", "/Users/"))
+
+
+def read(name: str) -> NotebookNode:
+    return nbformat.read(REPOSITORY / name, as_version=4)
+
+
+def parameter_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def outputs(notebook: NotebookNode, *kinds: str):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return (output for cell in cells for output in cell.outputs if output.output_type in kinds)
+
+
+def text(notebook: NotebookNode) -> str:
+    """All that its cells print and tabulate, without standard error."""
+    printed = [output.text for output in outputs(notebook, "stream") if output.name == "stdout"]
+    tables = [output.data.get("text/markdown", "") for output in outputs(notebook, "execute_result", "display_data")]
+    return "\n".join(printed + tables)
+
+
+def figures(notebook: NotebookNode) -> int:
+    return sum("image/png" in output.data for output in outputs(notebook, "execute_result", "display_data"))

@@ -1,0 +1,316 @@
+"""Whole runs on a handful of strips: the files they leave, what their records admit, which weights are published."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from digitsum import runs, training
+from digitsum.checkpoints import load_checkpoint, read_metadata
+from digitsum.compose import Strips
+from digitsum.evaluation import confusion, evaluate, predict
+from digitsum.experiments import EXPERIMENTS, differences, preset
+from digitsum.models import WeightsError
+from digitsum.runs import commit, find_checkpoints, folder_name, resolve_preset, run_experiment
+
+NAME = "baseline_cnn-regression"
+RECORD = {
+    "experiment", "source", "seed", "preset", "weights", "settings", "changed", "parameters", "trained_parameters",
+    "data", "history", "best_epoch", "hardware", "versions", "commit", "date", "metrics", "confusion", "strings",
+    "seconds", "checkpoint",
+}  # fmt: skip
+
+
+@pytest.fixture
+def smoke(tiny, tmp_path):
+    """A function that runs an experiment shortened as for tests, into a temporary folder."""
+
+    def run(name: str = NAME, data=tiny, **options) -> dict:
+        folders = {"models": tmp_path / "models", "results": tmp_path / "results"}
+        return run_experiment(
+            name, data, **{"device": "cpu", "preset_name": "smoke", "progress": False, **folders, **options}
+        )
+
+    return run
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def strict_json(path: Path) -> dict:
+    """The content of a JSON file, which knows no NaN and no infinity."""
+
+    def refuse(constant: str):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])
+def test_a_run_leaves_weights_and_a_record_and_nothing_else(name, smoke, tiny, tmp_path):
+    record = smoke(name, seed=3)
+    (folder,) = (tmp_path / "models" / "digits-smoke" / "runs").iterdir()
+    assert folder.name.startswith(f"{name}-seed3-")
+    assert files(tmp_path / "results") == {f"digits-smoke/{name}-seed3.json"}
+    assert files(tmp_path / "models") == {
+        f"digits-smoke/{name}.safetensors",
+        f"digits-smoke/runs/{folder.name}/best.safetensors",
+        f"digits-smoke/runs/{folder.name}/last.safetensors",
+    }
+    written = strict_json(tmp_path / "results" / "digits-smoke" / f"{name}-seed3.json")
+    assert written == json.loads(json.dumps(record))
+
+    published = load_checkpoint(tmp_path / "models" / "digits-smoke" / f"{name}.safetensors")
+    assert json.loads(json.dumps(evaluate(published, tiny)[0])) == written["metrics"]
+    about = published.metadata
+    assert (about["experiment"], about["seed"], about["source"], about["preset"]) == (name, 3, "digits", "smoke")
+    assert about["data"] == tiny.fingerprint and about["weights"] == "none"
+    assert about["validation"] == written["metrics"]["val"]
+    assert about["versions"] == written["versions"] and about["commit"] == written["commit"]
+
+
+def test_the_record_says_what_was_done(smoke, tiny):
+    record = smoke(seed=1)
+    assert set(record) == RECORD
+    assert (record["experiment"], record["source"], record["seed"], record["preset"]) == (NAME, "digits", 1, "smoke")
+    assert record["settings"] == asdict(preset(EXPERIMENTS[NAME], "smoke"))
+    assert record["settings"]["supervision"] == "sums"
+    assert record["parameters"] == record["trained_parameters"] == 3_459_713
+    strips = {"train": 48, "val": 16, "test": 16, "unseen": 16}
+    assert record["data"] == {"fingerprint": tiny.fingerprint, "seed": tiny.seed, "strips": strips}
+    assert {split: entry["n"] for split, entry in record["metrics"].items()} == strips | {"entire": 80}
+    assert [row["epoch"] for row in record["history"]] == [1] and record["best_epoch"] == 1
+    assert 0 <= record["seconds"]["train"] <= record["seconds"]["total"]
+    assert record["hardware"]["device"] == "cpu" and record["hardware"]["threads"] == torch.get_num_threads()
+    assert record["hardware"]["cpu"] and record["hardware"]["cores"] >= 1
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] and record["versions"]["python"]
+
+
+def test_changed_lists_what_was_shortened(smoke):
+    record = smoke(changes={"lr": 5e-4, "batch_size": 16})
+    usual = EXPERIMENTS[NAME]
+    assert record["changed"] == {
+        "epochs": [usual.epochs, 1], "train_limit": [None, 64], "batch_size": [usual.batch_size, 16],
+        "lr": [usual.lr, 5e-4],
+    }  # fmt: skip
+    assert record["changed"] == differences(replace(usual, **record["settings"]), usual)
+
+
+def test_the_confusion_matrix_is_kept_as_its_entries(smoke, tiny, tmp_path):
+    record = smoke()
+    model = load_checkpoint(tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors")
+    for split, strips in tiny.splits.items():
+        matrix = np.zeros((37, 37), int)
+        for truth, predicted, count in record["confusion"][split]:
+            matrix[truth, predicted] = count
+        assert np.array_equal(matrix, confusion(predict(model, strips.images), strips.sums))
+
+
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.objective == "sum_likelihood"])
+def test_digits_are_counted_where_they_are_read_and_known(name, smoke, tiny):
+    assert smoke(name)["strings"].keys() == tiny.splits.keys()
+    unknown = {split: Strips(strips.images, strips.sums) for split, strips in tiny.splits.items()}
+    assert smoke(name, data=replace(tiny, **unknown))["strings"] == {}
+
+
+def test_course_data_have_no_unseen_split(smoke, tiny, tmp_path):
+    record = smoke(data=replace(tiny, source="course", unseen=None))
+    assert list(record["metrics"]) == ["train", "val", "test", "entire"]
+    assert "unseen" not in record["confusion"] and "unseen" not in record["data"]["strips"]
+    assert files(tmp_path / "results") == {f"course-smoke/{NAME}-seed0.json"}
+
+
+def test_the_limit_of_evaluation_is_kept(smoke, tiny):
+    record = smoke(changes={"evaluate_limit": 8})
+    assert {entry["n"] for split, entry in record["metrics"].items() if split != "entire"} == {8}
+    assert record["changed"]["evaluate_limit"] == [None, 8]
+    assert sum(count for *_, count in record["confusion"]["train"]) == 8
+    assert record["data"]["fingerprint"] == tiny.fingerprint
+
+
+# Folders and presets
+
+
+def test_shortened_runs_have_folders_of_their_own():
+    folders = {"full": "mnist", "quick": "mnist-quick", "smoke": "mnist-smoke"}
+    assert {preset_name: folder_name("mnist", preset_name) for preset_name in folders} == folders
+
+
+@pytest.mark.parametrize("preset_name", ["quick", "smoke"])
+def test_a_shortened_run_leaves_published_files_alone(preset_name, smoke, tiny, tmp_path):
+    names = [f"models/digits/{NAME}.safetensors", f"results/digits/{NAME}-seed0.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("published")
+    smoke(preset_name=preset_name, data=tiny.head(8, 4), changes={"epochs": 1})
+    assert [(tmp_path / name).read_text() for name in names] == ["published"] * 2
+    assert files(tmp_path / "results") == {f"digits/{NAME}-seed0.json", f"digits-{preset_name}/{NAME}-seed0.json"}
+
+
+def test_a_full_run_writes_into_the_folder_of_its_source(smoke, tiny, tmp_path):
+    record = smoke(preset_name="full", data=tiny.head(8, 4), changes={"epochs": 1})
+    assert record["preset"] == "full" and record["changed"] == {"epochs": [EXPERIMENTS[NAME].epochs, 1]}
+    assert files(tmp_path / "results") == {f"digits/{NAME}-seed0.json"}
+    assert (tmp_path / "models" / "digits" / f"{NAME}.safetensors").exists()
+
+
+def test_auto_is_full_on_cuda_and_quick_elsewhere():
+    devices = {"cuda": "full", "cpu": "quick", "mps": "quick"}
+    assert {device: resolve_preset("auto", torch.device(device)) for device in devices} == devices
+    assert resolve_preset("smoke", torch.device("cuda")) == "smoke"
+
+
+def test_finds_the_weights_of_the_preset_before_others(tmp_path):
+    def touch(folder: str) -> Path:
+        path = tmp_path / folder / f"{NAME}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    assert find_checkpoints("mnist", models=tmp_path) == dict.fromkeys(EXPERIMENTS)
+    touch("mnist-smoke"), touch("digits")
+    assert find_checkpoints("mnist", models=tmp_path)[NAME] is None
+    quick = touch("mnist-quick")
+    assert find_checkpoints("mnist", models=tmp_path)[NAME] == quick
+    full = touch("mnist")
+    assert find_checkpoints("mnist", models=tmp_path)[NAME] == full
+    assert find_checkpoints("mnist", "quick", models=tmp_path)[NAME] == quick
+
+
+# Published weights: those of the seed that is best on validation
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """A function that lets the next run end with a given accuracy on validation."""
+
+    def script(accuracy: float) -> None:
+        def pretend(model, data):
+            metrics, predicted = evaluate(model, data)
+            metrics["val"]["accuracy"]["value"] = accuracy
+            return metrics, predicted
+
+        monkeypatch.setattr(runs, "evaluate", pretend)
+
+    return script
+
+
+def test_the_best_seed_stays(smoke, scripted, tmp_path):
+    path = tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors"
+    holds, keeps = f"{path.name} holds this run", f"{path.name} keeps seed 1, which is better on validation"
+    for seed, (accuracy, kept, said) in enumerate([(0.5, 0, holds), (0.7, 1, holds), (0.6, 1, keeps)]):
+        scripted(accuracy)
+        assert smoke(seed=seed)["checkpoint"] == said
+        assert read_metadata(path)["seed"] == kept
+    assert len(files(tmp_path / "results")) == 3
+    assert len(list(path.parent.glob("runs/*/best.safetensors"))) == 3
+
+
+def test_a_seed_that_is_run_again_replaces_its_own_weights(smoke, scripted, tmp_path):
+    path = tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors"
+    for accuracy in (0.7, 0.4):
+        scripted(accuracy)
+        smoke(seed=1)
+    assert read_metadata(path)["validation"]["accuracy"]["value"] == 0.4
+
+
+def test_weights_trained_on_other_data_are_kept_beside(smoke, scripted, tiny, tmp_path):
+    folder = tmp_path / "models" / "digits-smoke"
+    scripted(0.9)
+    smoke()
+    before = (folder / f"{NAME}.safetensors").read_bytes()
+    scripted(0.1)
+    smoke(data=tiny.head(40))
+    assert (folder / f"{NAME}-{tiny.fingerprint}.safetensors").read_bytes() == before
+    assert read_metadata(folder / f"{NAME}.safetensors")["data"] == tiny.head(40).fingerprint
+
+
+# Interrupted
+
+
+def test_an_interrupted_run_is_finished_by_running_it_again(smoke, tmp_path, monkeypatch):
+    changes = {"epochs": 2, "batch_size": 16}
+    uninterrupted = smoke(changes=changes, models=tmp_path / "other", results=tmp_path / "other")
+
+    class Bar(training.tqdm):
+        left = 5
+
+        def update(self, n=1):
+            Bar.left -= 1
+            if Bar.left == 0:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "tqdm", Bar)
+        smoke(changes=changes)
+    (state,) = (tmp_path / "models").rglob("*.pt")
+    assert not (tmp_path / "results").exists()
+
+    resumed = smoke(changes=changes)
+    assert not state.exists()
+    assert resumed["metrics"] == uninterrupted["metrics"]
+    for one, other in zip(resumed["history"], uninterrupted["history"], strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    assert resumed["seconds"]["train"] == pytest.approx(sum(row["seconds"] for row in resumed["history"]), abs=0.06)
+
+
+# Published weights to start from that cannot be had
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """No published weights are to be had."""
+
+    def fail(weights):
+        raise WeightsError(f"no {weights}")
+
+    monkeypatch.setattr(runs, "pretrained_state", fail)
+
+
+def test_missing_weights_stop_the_run_before_it_starts(smoke, no_weights, tmp_path):
+    with pytest.raises(WeightsError, match="IMAGENET1K_V1"):
+        smoke("resnet50-regression", preset_name="full")
+    assert files(tmp_path) == set()
+
+
+def test_a_random_start_is_never_called_anything_else(smoke, no_weights, tiny, tmp_path):
+    """Only where it is asked for; and weights and record say `none`."""
+    changes = {"epochs": 1, "batch_size": 2, "train_limit": 2, "evaluate_limit": 2}
+    record = smoke(
+        "resnet50-regression", preset_name="full", data=tiny.head(2, 2), changes=changes, on_missing_weights="scratch"
+    )
+    assert record["weights"] == "none" and record["settings"]["weights"] is None
+    assert record["changed"]["weights"] == ["IMAGENET1K_V1", None]
+    assert {read_metadata(path)["weights"] for path in (tmp_path / "models").rglob("*.safetensors")} == {"none"}
+
+
+def test_weights_that_can_be_had_are_recorded(tiny):
+    """Without running ResNet-50: what its record would say."""
+    experiment = EXPERIMENTS["resnet50-regression"]
+    model = torch.nn.Linear(1, 1)
+    run = training.Run(experiment, 0, model, {}, [], 1, 0.0)
+    record = runs._record("resnet50-regression", run, tiny, torch.device("cpu"), "full")
+    assert record["weights"] == "IMAGENET1K_V1" and record["changed"] == {}
+
+
+# What the code was
+
+
+def test_commit_is_known_in_a_checkout_and_none_elsewhere(monkeypatch, tmp_path):
+    assert commit() is None or len(commit().removesuffix("-dirty")) == 12
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    assert commit() is None
+
+
+def test_json_is_replaced_at_once(tmp_path):
+    path = tmp_path / "record.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+    assert strict_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,376 @@
+"""The real train() on a handful of strips: it learns, it is reproducible, it stops and resumes as promised."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from digitsum import training
+from digitsum.augment import Augmentation
+from digitsum.checkpoints import CheckpointError, load_state
+from digitsum.compose import Strips
+from digitsum.data import Data
+from digitsum.experiments import EXPERIMENTS, Experiment
+from digitsum.objectives import OBJECTIVES, Regression
+from digitsum.training import Run, TrainingError, pick_device, resident, train, validate
+
+CPU = torch.device("cpu")
+STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`
+SHORT = replace(EXPERIMENTS["baseline_cnn-regression"], epochs=3, batch_size=16)
+# Everything that a run's state must carry: running statistics, a schedule, momenta, random draws within an epoch.
+STATEFUL = replace(
+    EXPERIMENTS["cnn_attention-regression"], epochs=3, batch_size=16, augment=Augmentation(shift=2, slant=0.2)
+)
+HISTORY = {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_mae", "lr", "seconds"}
+
+
+def run(experiment: Experiment, data: Data, **options) -> Run:
+    return train(experiment, data, device="cpu", progress=False, **options)
+
+
+def assert_same_run(one: Run, other: Run) -> None:
+    """Bit for bit, apart from the time it took."""
+    for mine, theirs in ((one.last, other.last), (one.model.state_dict(), other.model.state_dict())):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert [row | {"seconds": 0} for row in one.history] == [row | {"seconds": 0} for row in other.history]
+    assert one.best_epoch == other.best_epoch
+
+
+def some_differ(one: Run, other: Run) -> bool:
+    return any(not torch.equal(one.last[name], other.last[name]) for name in one.last)
+
+
+@pytest.fixture(scope="module")
+def short_run(tiny) -> Run:
+    return run(SHORT, tiny)
+
+
+@pytest.fixture(scope="module")
+def stateful_run(tiny) -> Run:
+    return run(STATEFUL, tiny)
+
+
+# Learning
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])
+def test_memorises_a_handful(name, tiny):
+    experiment = replace(EXPERIMENTS[name], epochs=16, batch_size=16, augment=None)
+    history = run(experiment, tiny.head(16, 8)).history
+    assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
+
+
+def test_resnet50_takes_a_step(tiny):
+    experiment = replace(EXPERIMENTS["resnet50-classification"], weights=None, epochs=1, batch_size=2)
+    result = run(experiment, tiny.head(2, 2))
+    start = training.build(experiment).state_dict()
+    assert not torch.equal(start["backbone.conv1.weight"], result.last["backbone.conv1.weight"])
+    assert not torch.equal(start["head.weight"], result.last["head.weight"])
+
+
+def test_an_experiment_can_be_named(tiny):
+    result = train("baseline_cnn-regression", tiny.head(4, 4), device="cpu", progress=False)
+    assert result.experiment == EXPERIMENTS["baseline_cnn-regression"] and len(result.history) == 15
+
+
+def test_history_has_a_row_for_each_epoch(short_run):
+    assert [row["epoch"] for row in short_run.history] == [1, 2, 3]
+    for row in short_run.history:
+        assert set(row) == HISTORY
+        assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in row.values())
+        assert row["lr"] == SHORT.lr
+    assert short_run.seconds == pytest.approx(sum(row["seconds"] for row in short_run.history))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"), [("constant", {0: 1.0, 10: 1.0, 99: 1.0}), ("one_cycle", {0: 1 / 25, 9: 1.0, 99: 4e-6})]
+)
+def test_schedules(schedule, rates):
+    """As shares of the learning rate, at the first, the tenth and the last of 100 steps with a tenth of warm-up."""
+    optimizer = training.OPTIMIZERS["adamw"](torch.nn.Linear(1, 1), 0.5, 0.0)
+    scheduler = training.SCHEDULES[schedule](optimizer, 100, 0.1)
+    used = []
+    for _ in range(100):
+        used.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        scheduler.step()
+    assert {step: used[step] for step in rates} == pytest.approx(rates)
+    assert max(used) == pytest.approx(1.0)
+
+
+def test_averages_are_weighted_by_batch_size(tiny):
+    """With a learning rate of zero the epoch's averages are those of the whole set; 16 does not divide 40."""
+    data = tiny.head(40)
+    result = run(replace(SHORT, lr=0.0, epochs=1), data)
+    whole = validate(result.model, *resident(data.train, CPU))
+    assert result.history[0]["train_loss"] == pytest.approx(whole["loss"], rel=1e-3)
+    assert result.history[0]["train_accuracy"] == pytest.approx(whole["accuracy"])
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])
+def test_a_lone_strip_in_the_last_batch_is_no_obstacle(name, tiny):
+    """Batch normalisation cannot train on a batch of one; 16 leaves one of 17."""
+    assert len(run(replace(EXPERIMENTS[name], epochs=1, batch_size=16), tiny.head(17, 4)).history) == 1
+
+
+# What it may see
+
+
+class Sealed(SimpleNamespace):
+    """Strips that must not be looked at: only their fingerprint is there, everything else is an AttributeError."""
+
+
+def test_sees_nothing_but_images_and_sums_of_training_and_validation(short_run, tiny):
+    sealed = replace(
+        tiny,
+        train=Strips(tiny.train.images, tiny.train.sums),
+        val=Strips(tiny.val.images, tiny.val.sums),
+        test=Sealed(fingerprint=tiny.test.fingerprint),
+        unseen=Sealed(fingerprint=tiny.unseen.fingerprint),
+    )
+    assert_same_run(run(SHORT, sealed), short_run)
+
+
+def test_validation_strips_do_not_touch_the_weights(short_run, tiny):
+    other = run(SHORT, replace(tiny, val=tiny.test))
+    assert not some_differ(other, short_run)
+    assert other.history[0]["val_loss"] != short_run.history[0]["val_loss"]
+
+
+def test_train_limit_takes_the_first_strips(tiny):
+    limited, cut = run(replace(SHORT, train_limit=20), tiny), run(SHORT, tiny.head(20))
+    assert not some_differ(limited, cut)
+
+
+# Reproducible
+
+
+def test_same_seed_same_run_whatever_was_drawn_before(short_run, tiny):
+    torch.manual_seed(12345)
+    assert_same_run(run(SHORT, tiny), short_run)
+
+
+def test_another_seed_is_another_run(short_run, tiny):
+    assert some_differ(run(SHORT, tiny, seed=1), short_run)
+
+
+def test_the_order_of_the_strips_differs_between_epochs(tiny, monkeypatch):
+    seen = []
+    to_input = training.to_input
+    monkeypatch.setattr(training, "to_input", lambda images: seen.append(images.sum().item()) or to_input(images))
+    run(SHORT, tiny)
+    in_training = [seen[epoch * (STEPS + 1) :][:STEPS] for epoch in range(3)]  # one batch of validation follows
+    assert len({tuple(sorted(batches)) for batches in in_training}) == 3
+    assert len({sum(batches) for batches in in_training}) == 1
+
+
+def test_the_callers_random_streams_stay_untouched(tiny):
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    run(replace(STATEFUL, epochs=1), tiny)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])
+
+
+# The best epoch
+
+
+@pytest.mark.parametrize(("select", "best"), [("accuracy", 2), ("loss", 4)])
+def test_best_is_the_first_epoch_that_is_best_by_select(select, best, tiny, monkeypatch):
+    """Validation is scripted; the run must end with the weights that it saw in the best epoch."""
+    script = zip([3.0, 2.0, 2.5, 1.0, 1.0], [0.1, 0.5, 0.3, 0.5, 0.2], strict=True)
+    weights = []
+
+    def scripted(model, images, sums):
+        weights.append(model.head.weight.detach().clone())
+        loss, accuracy = next(script)
+        return {"loss": loss, "accuracy": accuracy, "mae": 0.0}
+
+    monkeypatch.setattr(training, "validate", scripted)
+    result = run(replace(SHORT, epochs=5, select=select), tiny)
+    assert result.best_epoch == best
+    assert torch.equal(result.model.head.weight, weights[best - 1])
+    assert torch.equal(result.last["head.weight"], weights[-1])
+    assert not torch.equal(weights[best - 1], weights[-1])
+
+
+def test_the_model_validates_as_its_best_epoch_did(stateful_run, tiny):
+    row = stateful_run.history[stateful_run.best_epoch - 1]
+    found = validate(stateful_run.model, *resident(tiny.val, CPU))
+    assert {f"val_{name}": value for name, value in found.items()}.items() <= row.items()
+    assert not stateful_run.model.training
+    assert stateful_run.model.objective == OBJECTIVES["regression"]
+
+
+# Losses that are not finite
+
+
+@dataclass(frozen=True)
+class Broken(Regression):
+    """Regression whose loss is `value` from the given training step on."""
+
+    value: float = math.nan
+    step: int = 0
+
+    def loss(self, outputs, sums, step=None):
+        loss = super().loss(outputs, sums)
+        return loss * self.value if step is not None and step >= self.step else loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("step", "where"), [(0, "epoch 1 at step 1"), (4, "epoch 2 at step 2")])
+def test_a_loss_that_is_not_finite_stops_the_run(value, step, where, tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "regression", Broken(value=value, step=step))
+    state_path = tmp_path / "resume.pt"
+    with pytest.raises(TrainingError) as caught:
+        run(SHORT, tiny, state_path=state_path)
+    assert where in str(caught.value) and "1.00e-03" in str(caught.value) and str(value) in str(caught.value)
+    assert state_path.exists() == (step >= STEPS)  # the last whole epoch, where there is one
+
+
+@pytest.mark.parametrize("batch_size", [4, 48])
+def test_too_high_a_learning_rate_stops_the_run(batch_size, tiny):
+    """With 48 the only training loss is still finite: what the step has done shows on validation first."""
+    with pytest.raises(TrainingError, match=r"epoch 1 at step \d+ .*1\.00e\+30.*lower learning rate"):
+        run(replace(SHORT, batch_size=batch_size, epochs=1, lr=1e30), tiny)
+
+
+# Interrupted and resumed
+
+
+def interrupt(monkeypatch, at: int) -> None:
+    """Press Ctrl-C in training step `at`, counted from 1 over all epochs."""
+
+    class Bar(training.tqdm):
+        def update(self, n=1):
+            nonlocal at
+            at -= 1
+            if at == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+
+
+@pytest.mark.parametrize("at", [2, STEPS + 2, 2 * STEPS])
+def test_resumes_bit_exactly(at, stateful_run, tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, at)
+        run(STATEFUL, tiny, state_path=tmp_path / "resume.pt")
+    torch.rand(7)
+    assert_same_run(run(STATEFUL, tiny, state_path=tmp_path / "resume.pt"), stateful_run)
+
+
+@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
+def test_resumes_bit_exactly_with_every_optimizer_and_schedule(optimizer, schedule, tiny, tmp_path, monkeypatch):
+    experiment = replace(SHORT, epochs=2, optimizer=optimizer, schedule=schedule, weight_decay=0.1)
+    data, state_path = tiny.head(32, 8), tmp_path / "resume.pt"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, at=3)
+        run(experiment, data, state_path=state_path)
+    assert_same_run(run(experiment, data, state_path=state_path), run(experiment, data))
+
+
+def test_a_finished_run_is_not_trained_further(tiny, tmp_path, monkeypatch):
+    first = run(SHORT, tiny, state_path=tmp_path / "resume.pt")
+    interrupt(monkeypatch, at=1)
+    assert_same_run(run(SHORT, tiny, state_path=tmp_path / "resume.pt"), first)
+
+
+KILLED = """
+import os, pickle, signal, sys, torch
+from digitsum import training
+experiment, data, state_path, at, threads = pickle.load(sys.stdin.buffer)
+torch.set_num_threads(threads)
+
+class Bar(training.tqdm):
+    left = at
+    def update(self, n=1):
+        Bar.left -= 1
+        if Bar.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training.tqdm = Bar
+training.train(experiment, data, device="cpu", state_path=state_path, progress=False)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_process_is_resumed_bit_exactly(stateful_run, tiny, tmp_path):
+    state_path = tmp_path / "resume.pt"
+    told = pickle.dumps((STATEFUL, tiny, state_path, STEPS + 2, torch.get_num_threads()))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED], input=told, env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
+    assert_same_run(run(STATEFUL, tiny, state_path=state_path), stateful_run)
+
+
+@pytest.mark.parametrize("other", ["seed", "settings", "data"])
+def test_the_state_of_another_run_is_refused(other, tiny, tmp_path):
+    state_path = tmp_path / "resume.pt"
+    run(replace(SHORT, epochs=1), tiny.head(16), state_path=state_path)
+    before = state_path.read_bytes()
+    experiment, data, seed = replace(SHORT, epochs=1), tiny.head(16), 0
+    if other == "seed":
+        seed = 1
+    elif other == "settings":
+        experiment = replace(experiment, lr=5e-4)
+    else:
+        data = tiny.head(17)
+    with pytest.raises(CheckpointError, match="resume.pt belongs to a run with other settings or other data"):
+        run(experiment, data, seed=seed, state_path=state_path)
+    assert state_path.read_bytes() == before
+
+
+def test_a_damaged_state_is_refused(tiny, tmp_path):
+    state_path = tmp_path / "resume.pt"
+    run(replace(SHORT, epochs=1), tiny.head(16), state_path=state_path)
+    state_path.write_bytes(state_path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="resume.pt is not a whole training state .* Delete it"):
+        run(replace(SHORT, epochs=1), tiny.head(16), state_path=state_path)
+
+
+def test_the_state_holds_whole_epochs_only(tiny, tmp_path, monkeypatch):
+    interrupt(monkeypatch, at=STEPS + 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(SHORT, tiny, state_path=tmp_path / "resume.pt")
+    key = torch.load(tmp_path / "resume.pt", weights_only=True)["key"]
+    assert [row["epoch"] for row in load_state(tmp_path / "resume.pt", key)["history"]] == [1]
+
+
+# Devices
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, False, "cuda")],
+)
+def test_auto_takes_the_fastest_device(cuda, mps, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto") == torch.device(device)
+    assert pick_device("cpu") == pick_device(CPU) == CPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_trains_and_resumes_on_cuda(tiny, tmp_path, monkeypatch):
+    before = torch.cuda.get_rng_state()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, STEPS + 2)
+        train(STATEFUL, tiny, device="cuda", state_path=tmp_path / "resume.pt", progress=False)
+    result = train(STATEFUL, tiny, device="cuda", state_path=tmp_path / "resume.pt", progress=False)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert torch.equal(torch.cuda.get_rng_state(), before)
