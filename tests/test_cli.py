@@ -158,6 +158,10 @@ def test_predict_on_a_long_row_of_digits(name, weights, capsys):
         (["train", NAME, *SMOKE, "--batch-size", "0"], ["batch"]),
         (["train", NAME, *SMOKE, "--train-limit", "0"], ["train"]),
         (["train", NAME, *SMOKE, "--seed", "-1"], ["seed"]),
+        (["train", NAME, *SMOKE, "--lr", "-0.1"], ["lr"]),
+        (["train", NAME, *SMOKE, "--lr", "nan"], ["lr"]),
+        (["train", "cnn_attention-regression", *SMOKE, "--batch-size", "1"], ["batch"]),
+        (["train", "cnn_attention-regression", *SMOKE, "--train-limit", "1"], ["batch"]),
         (["train", NAME, *SMOKE, "--weights", "IMAGENET1K_V1"], ["baseline_cnn", "weights"]),
         (["train", "resnet50-regression", *SMOKE, "--weights", "of_tomorrow"], ["of_tomorrow", "IMAGENET1K_V1"]),
         (["train", NAME, *SMOKE, "--models", "text.png"], ["text.png"]),
@@ -175,8 +179,8 @@ def test_faults_are_one_line(arguments, words, weights, workplace, capsys):
     try:
         assert main([str(weights[NAME]) if word == "WEIGHTS" else word for word in arguments]) == 1
     except SystemExit as refused:  # argparse's own, with the usage above it
-        assert refused.code == 2
-        assert all(word in capsys.readouterr().err.splitlines()[-1] for word in words)
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert refused.code == 2 and all(word in last for word in words), last
     else:
         assert_one_line(capsys.readouterr(), *words)
 

@@ -302,10 +302,15 @@ def test_weights_that_can_be_had_are_recorded(tiny):
 # What the code was
 
 
-def test_commit_is_known_in_a_checkout_and_none_elsewhere(monkeypatch, tmp_path):
-    assert commit() is None or len(commit().removesuffix("-dirty")) == 12
+def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
+    """Asked for once and remembered; None outside a git checkout."""
+    known = commit()
+    assert known is None or len(known.removesuffix("-dirty")) == 12
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    assert commit() == known
+    commit.cache_clear()
     assert commit() is None
+    commit.cache_clear()
 
 
 def test_json_is_replaced_at_once(tmp_path):

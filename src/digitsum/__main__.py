@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _rate(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return float(text)
+
+
 def _device(text: str) -> str:
     try:
         torch.empty(0, device=pick_device(text))
@@ -153,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_natural, default=0, help="start of the weights and order of the data (0)")
     train.add_argument("--epochs", type=_positive, help="in place of the experiment's own")
     train.add_argument("--batch-size", type=_positive, help="in place of the experiment's own")
-    train.add_argument("--lr", type=float, help="learning rate in place of the experiment's own")
+    train.add_argument("--lr", type=_rate, help="learning rate in place of the experiment's own")
     train.add_argument("--train-limit", type=_positive, help="train on only so many strips")
     train.add_argument(
         "--weights", choices=["none", *ResNet50_Weights.__members__],
