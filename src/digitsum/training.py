@@ -103,8 +103,8 @@ def train(
     steps = -(-len(sums) // experiment.batch_size)
     if len(sums) // steps < 2:
         raise TrainingError(
-            f"{len(sums)} training strips in batches of {experiment.batch_size} leave a batch of one strip, which batch "
-            "normalisation cannot take. Use larger batches or more strips."
+            f"{len(sums)} training strips in batches of {experiment.batch_size} leave a batch of one strip, which "
+            "batch normalisation cannot take. Use larger batches or more strips."
         )
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
