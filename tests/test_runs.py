@@ -220,15 +220,29 @@ def test_a_seed_that_is_run_again_replaces_its_own_weights(smoke, scripted, tmp_
     assert read_metadata(path)["validation"]["accuracy"]["value"] == 0.4
 
 
-def test_weights_trained_on_other_data_are_kept_beside(smoke, scripted, tiny, tmp_path):
-    folder = tmp_path / "models" / "digits-smoke"
+def test_weights_and_record_of_another_run_are_set_aside(smoke, scripted, tiny, tmp_path):
+    weights = tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors"
+    record = tmp_path / "results" / "digits-smoke" / f"{NAME}-seed0.json"
     scripted(0.9)
     smoke()
-    before = (folder / f"{NAME}.safetensors").read_bytes()
+    before = weights.read_bytes(), record.read_bytes()
     scripted(0.1)
-    smoke(data=tiny.head(40))
-    assert (folder / f"{NAME}-{tiny.fingerprint}.safetensors").read_bytes() == before
-    assert read_metadata(folder / f"{NAME}.safetensors")["data"] == tiny.head(40).fingerprint
+    said = smoke(data=tiny.head(40))["checkpoint"]  # other data
+    aside = weights.parent / "replaced" / f"{NAME}-1.safetensors"
+    assert str(aside) in said
+    assert aside.read_bytes() == before[0]
+    assert (record.parent / "replaced" / f"{NAME}-seed0-1.json").read_bytes() == before[1]
+    assert read_metadata(weights)["data"] == tiny.head(40).fingerprint
+
+    smoke(data=tiny.head(40), changes={"lr": 1e-4})  # other settings
+    assert (weights.parent / "replaced" / f"{NAME}-2.safetensors").exists()
+    assert strict_json(record)["settings"]["lr"] == 1e-4
+    weights.write_bytes(b"not weights")
+    record.write_text("not a record")
+    smoke(data=tiny.head(40), changes={"lr": 1e-4})  # unreadable
+    assert (weights.parent / "replaced" / f"{NAME}-3.safetensors").read_bytes() == b"not weights"
+    assert (record.parent / "replaced" / f"{NAME}-seed0-3.json").read_text() == "not a record"
+    assert read_metadata(weights)["settings"]["lr"] == 1e-4
 
 
 # Interrupted
@@ -314,9 +328,10 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
     commit.cache_clear()
 
 
-def test_json_is_replaced_at_once(tmp_path):
+def test_a_record_is_written_at_once_or_not_at_all(tmp_path):
     path = tmp_path / "record.json"
-    runs.write_json(path, {"a": 1})
+    record = {"settings": {}, "data": {"fingerprint": "a"}}
+    runs._write_record(record, path)
     with pytest.raises(TypeError):
-        runs.write_json(path, {"a": object()})
-    assert strict_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+        runs._write_record(record | {"more": object()}, path)
+    assert strict_json(path) == record and list(tmp_path.iterdir()) == [path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torchvision.models import ResNet50_Weights
 
-from .checkpoints import read_metadata, replacing, save_checkpoint
+from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
 from .compose import Strips
 from .data import Data
 from .evaluation import Predictions, confusion, evaluate, strings_read
@@ -59,7 +60,6 @@ def run_experiment(
     the seed that is best on validation; models/<source>/runs/…, every run's best and last weights and, while it runs,
     the state from which it resumes; results/<source>/<experiment>-seed<seed>.json.
     """
-    started = time.perf_counter()
     commit()
     chosen = pick_device(device)
     preset_name = resolve_preset(preset_name, chosen)
@@ -70,6 +70,7 @@ def run_experiment(
     state_path = run_folder / "resume.pt"
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
+    trained = time.perf_counter()
     read = data.head(experiment.evaluate_limit, experiment.evaluate_limit)
     evaluated, predicted = evaluate(run.model, read)
     record = _record(name, run, data, chosen, preset_name) | {
@@ -80,9 +81,9 @@ def run_experiment(
             for split, strips in read.splits.items()
             if predicted[split].readings and strips.digits is not None
         },
-        "seconds": {"train": round(run.seconds, 1), "total": round(time.perf_counter() - started, 1)},
+        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
     }
-    kept = ("experiment", "seed", "source", "preset", "weights", "versions", "commit")
+    kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
     about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
         "data": data.fingerprint, "validation": evaluated["val"],
@@ -92,7 +93,7 @@ def run_experiment(
     last.load_state_dict(run.last)
     save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
     record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
-    write_json(Path(results) / folder / f"{name}-seed{seed}.json", record)
+    _write_record(record, Path(results) / folder / f"{name}-seed{seed}.json")
     state_path.unlink(missing_ok=True)
     return record
 
@@ -111,12 +112,6 @@ def find_checkpoints(source: str, preset_name: str = "full", models: str | Path 
     }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON with one line per list of numbers at most, in place of the old file at once."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
     """The experiment as it is, or from a random start where its published weights cannot be had and that is allowed."""
     if experiment.weights is None:
@@ -133,17 +128,52 @@ def _with_available_weights(experiment: Experiment, on_missing: str) -> Experime
 def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
     """Keep the weights of the seed that is best on validation at `path`; says what was done.
 
-    Weights that were trained on other data are not compared: they are kept beside under their data's fingerprint.
+    Only runs with the same settings on the same data are compared; weights of any other are set aside.
     """
-    accuracy = about["validation"]["accuracy"]["value"]
+    done = f"{path.name} holds this run"
     if path.exists():
-        there = read_metadata(path)
-        if there["data"] != about["data"]:
-            os.replace(path, path.with_name(f"{path.stem}-{there['data']}{path.suffix}"))
-        elif there["seed"] != run.seed and there["validation"]["accuracy"]["value"] > accuracy:
+        try:
+            there = read_metadata(path)
+        except CheckpointError:  # damaged, or of an earlier format
+            there = {}
+        if not _same(there, about):
+            done += f"; what was there is now {_set_aside(path)}"
+        elif there["seed"] != run.seed and _accuracy(there) > _accuracy(about):
             return f"{path.name} keeps seed {there['seed']}, which is better on validation"
     save_checkpoint(run.model, path, **about)
-    return f"{path.name} holds this run"
+    return done
+
+
+def _write_record(record: dict[str, Any], path: Path) -> None:
+    """Write a record as JSON; one of a run with other settings or on other data is set aside."""
+    text = json.dumps(record, indent=1)
+    if path.exists():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            there = {}
+        there["data"] = there.get("data", {}).get("fingerprint")
+        if not _same(there, json.loads(text) | {"data": record["data"]["fingerprint"]}):
+            _set_aside(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _same(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two runs have the same settings and data, so that they differ by their seed at most."""
+    return all(there.get(key) == json.loads(json.dumps(here[key])) for key in ("settings", "data"))
+
+
+def _accuracy(about: dict[str, Any]) -> float:
+    return about["validation"]["accuracy"]["value"]
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a file into the folder `replaced` beside it, under a number of its own."""
+    folder = path.parent / "replaced"
+    folder.mkdir(exist_ok=True)
+    free = next(k for k in itertools.count(1) if not (folder / f"{path.stem}-{k}{path.suffix}").exists())
+    return path.rename(folder / f"{path.stem}-{free}{path.suffix}")
 
 
 def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: str) -> dict[str, Any]:
