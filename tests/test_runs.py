@@ -15,7 +15,7 @@ from digitsum.checkpoints import load_checkpoint, read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import confusion, evaluate, predict
 from digitsum.experiments import EXPERIMENTS, differences, preset
-from digitsum.models import WeightsError
+from digitsum.models import WeightsError, resnet50
 from digitsum.runs import commit, find_checkpoints, folder_name, resolve_preset, run_experiment
 
 NAME = "baseline_cnn-regression"
@@ -284,7 +284,7 @@ def no_weights(monkeypatch):
     def fail(weights):
         raise WeightsError(f"no {weights}")
 
-    monkeypatch.setattr(runs, "pretrained_state", fail)
+    monkeypatch.setattr(resnet50, "pretrained_state", fail)
 
 
 def test_missing_weights_stop_the_run_before_it_starts(smoke, no_weights, tmp_path):
@@ -306,7 +306,7 @@ def test_a_random_start_is_never_called_anything_else(smoke, no_weights, tiny, t
 
 def test_weights_that_can_be_had_are_used_and_recorded(tiny, monkeypatch):
     """Without running ResNet-50: what it would start from and its record would say."""
-    monkeypatch.setattr(runs, "pretrained_state", lambda weights: {})
+    monkeypatch.setattr(resnet50, "pretrained_state", lambda weights: resnet50.resnet50().state_dict())
     experiment = runs._with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
     model = torch.nn.Linear(1, 1)
     run = training.Run(experiment, 0, model, {}, [], 1, 0.0)

@@ -87,10 +87,10 @@ EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _rows}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "quick": {
-        "baseline_cnn": {"epochs": 4, "train_limit": 12_000, "evaluate_limit": 3_000},
-        "cnn_attention": {"epochs": 4, "train_limit": 12_000, "evaluate_limit": 3_000},
-        "resnet50": {"epochs": 1, "train_limit": 4_000, "evaluate_limit": 1_000, "weights": None},
-        "reader": {"epochs": 4, "train_limit": 12_000, "evaluate_limit": 3_000},
+        "baseline_cnn": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
+        "cnn_attention": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
+        "resnet50": {"epochs": 1, "train_limit": 3_000, "evaluate_limit": 500, "weights": None},
+        "reader": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
     },
     "smoke": {
         name: {"epochs": 1, "train_limit": 64, "batch_size": 32, "weights": None}

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.models import ResNet50_Weights
 
 from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
 from .compose import Strips
@@ -26,7 +25,6 @@ from .data import Data
 from .evaluation import Predictions, confusion, evaluate, strings_read
 from .experiments import EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
-from .models.pretrained import pretrained_state
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -117,7 +115,7 @@ def _with_available_weights(experiment: Experiment, on_missing: str) -> Experime
     if experiment.weights is None:
         return experiment
     try:
-        pretrained_state(ResNet50_Weights[experiment.weights])
+        build(experiment)
     except WeightsError:
         if on_missing != "scratch":
             raise
