@@ -92,7 +92,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "baseline_cnn": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
         "cnn_attention": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
         "resnet50": {"epochs": 1, "train_limit": 3_000, "evaluate_limit": 500, "weights": None},
-        "reader": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
+        "reader": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000, "crop": False},  # cropped, it starts later
     },
     "smoke": {
         name: {"epochs": 1, "train_limit": 64, "batch_size": 32, "weights": None}
