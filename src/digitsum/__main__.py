@@ -1,4 +1,4 @@
-"""python -m digitsum train | reproduce | evaluate | predict | tables: the package's functions from a shell."""
+"""python -m digitsum train | reproduce | evaluate | compare | predict | tables: the package from a shell."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from . import (
     predictions,
     run_experiment,
 )
+from .comparison import compare
 from .data import SOURCES
 from .evaluation import InputError
 from .experiments import PRESETS
@@ -137,6 +138,17 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    record = compare(data, device=options.device, models=options.models, results=options.results)
+    for system in record["systems"]:
+        print(f"{system['experiment']} seed {system['seed']}: {system['accuracy']:.1%} on {record['split']}")
+    for name, why in record["left_out"].items():
+        print(f"{name} is left out: {why}")
+    return 0
+
+
 def _tables(options: argparse.Namespace) -> int:
     changed = renew(options.readme, options.results)
     print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
@@ -238,6 +250,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
     evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights (all there are for the source)")
     evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser("compare", parents=[data, device], help="paired tests between the published weights")
+    compare.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    compare.set_defaults(run=_compare)
 
     predict = commands.add_parser("predict", parents=[device], help="print the sums of images")
     predict.add_argument("images", nargs="+", type=Path, help=".npy strips, or PNG or JPEG images of a row of digits")
