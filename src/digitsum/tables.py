@@ -289,9 +289,9 @@ def render(records: Sequence[Record], comparison: Record | None = None) -> dict[
             tables |= {f"results-{source}": sentence, f"details-{source}": "", f"runs-{source}": ""}
     on_mnist = [record for record in records if record["source"] == "mnist"]
     return tables | {
+        "peers": _peers(on_mnist),
         "comparison": _comparison(comparison) if comparison else f"{EMPTY} `{COMPARE}` makes it.",
         "claims": markdown_table(["claim", "report", "measured", "verdict"], judged(on_mnist)) if on_mnist else "",
-        "peers": _peers(on_mnist),
     }
 
 
