@@ -86,10 +86,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     print(markdown_table(["experiment", "seed", "state", "minutes"], rows))
     left = [row for row in planned if row.why]
     known = [row.minutes for row in left if row.minutes is not None]
-    print(
-        f"{len(left)} of {len(planned)} runs to train: about {sum(known) / 60:.1f} hours for {len(known)} of them on "
-        "the hardware of the records"
-    )
+    print(f"{len(left)} of {len(planned)} runs to train")
+    if known:
+        print(f"about {sum(known) / 60:.1f} hours for {len(known)} of them, on the hardware of the records")
     faults = []
     for row in [] if options.dry_run else left:
         try:

@@ -99,19 +99,19 @@ _core = [
 _further = [
     Experiment(
         "baseline_cnn", "classification", label="cnn3_dropout-classification", report="B",
-        left_open="The report gives all settings but the choice of the epoch: by validation accuracy.",
+        left_open="The report gives all but kernels and the choice of the epoch: 3x3, and by validation accuracy.",
         model_args={"channels": (32, 64, 128), "hidden": 256, "dropout": 0.7}, epochs=8,
     ),
     Experiment(
         "baseline_cnn", "regression", label="cnn2_dropout-regression", report="D",
-        left_open="Learning rate, batch size and the rate of dropout were left open: 1e-3, 64 and 0.5. Of "
-        "its split of 80/20, half of the 20 % validate here and half test.",
+        left_open="Learning rate, batch size and the rate of dropout were left open: 1e-3, 64 and 0.5. Of its "
+        "split of 80/20, half of the 20 % validate here and half test.",
         model_args={"dropout": 0.5, "normalise": (0.5, 0.5)}, epochs=100, select="loss",
     ),
     Experiment(
         "baseline_cnn", "regression", label="cnn2_linear-regression", report="E",
-        left_open="Widths, learning rate, batch size and length were left open: those of report A's network, of which "
-        "this is the convolutions.",
+        left_open="Widths, learning rate, batch size and length were left open: as for report A's network, whose "
+        "convolutions these are.",
         model_args={"hidden": None},
     ),
     _attention("cnn_no_attention", "two convolutions more and no attention", convolutions=7, attention_after=()),

@@ -88,6 +88,8 @@ def _learned(record: dict[str, Any]) -> int:
 def _read(path: Path) -> dict[str, Any] | None:
     """A record, or None where the file is none: the run that follows sets it aside."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
+    needed = {"seed", "settings", "changed", "data", "history", "seconds"}
+    return record if isinstance(record, dict) and needed <= record.keys() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..compose import GLYPH
 from .cnn_attention import CNNAttention
 
 
@@ -12,7 +11,7 @@ class DigitCNN(CNNAttention):
     Shapes: images (N, 1, 40, 28) -> (N, outputs), of which only the first ten, the digits, ever occur.
     """
 
-    width = GLYPH
+    width = 28  # one glyph
     reads_cuts = True
 
     def __init__(self, outputs: int) -> None:
