@@ -30,13 +30,12 @@ from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .reproduce import plan
 from .runs import find_checkpoints
-from .tables import TableError, markdown_table, number, percent, renew
+from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
     CheckpointError, DataError, ImageError, InputError, OSError, TableError, TrainingError, WeightsError,
 )  # fmt: skip
-SPLITS = ("train", "val", "test", "unseen", "entire")
 
 
 def main(arguments: list[str] | None = None) -> int:

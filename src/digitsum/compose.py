@@ -17,6 +17,7 @@ GLYPH = 28
 MIN_GAP, MAX_GAP = -16, 14  # between the boxes of neighbouring glyphs, so boxes overlap by up to 16 columns
 DIGIT_WIDTH = GLYPH + MAX_GAP  # the most columns one digit can take
 WIDTH = 4 * DIGIT_WIDTH  # 168, the course's canvas
+MAX_SUM = 36  # four nines
 
 
 @dataclass(frozen=True, eq=False)

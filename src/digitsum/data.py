@@ -21,10 +21,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from digitsum.compose import GLYPH, HEIGHT, WIDTH, Strips, compose
+from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips, compose
 
 SOURCES = ("auto", "course", "mnist", "digits")
-MAX_SUM = 36
 STRIPS = 30_000  # composed of training glyphs and divided 80/10/10, as many as the course's files hold
 UNSEEN = 6_000  # composed of glyphs that are in none of those
 TIMEOUT = 5.0  # seconds without an answer after which a download is given up

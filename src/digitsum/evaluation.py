@@ -16,7 +16,7 @@ from .data import Data
 from .likelihood import Reading, sum_distribution
 from .models import StripModel
 from .objectives import MAX_SUM, NUM_SUMS, SumLikelihood
-from .training import EVALUATION_BATCH, to_input
+from .training import EVALUATION_BATCH, keep_freed_memory, to_input
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -60,13 +60,15 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
         wanted = model.width or f"at least {MIN_WIDTH}"
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
     model.eval()
+    keep_freed_memory()
     device = next(model.parameters()).device
     values, sums, readings = [], [], []
     for start in range(0, len(images), EVALUATION_BATCH):
         batch = torch.from_numpy(np.array(images[start : start + EVALUATION_BATCH])).to(device)
         outputs = model(to_input(batch))
-        values.append(model.objective.values(outputs).double().cpu().numpy())
-        sums.append(model.objective.sums(outputs).cpu().numpy())
+        predicted = model.objective.values(outputs)
+        values.append(predicted.double().cpu().numpy())
+        sums.append(model.objective.whole(predicted).cpu().numpy())
         if isinstance(model.objective, SumLikelihood):
             readings += model.objective.read(outputs)
     return Predictions(

@@ -26,6 +26,7 @@ class Experiment:
     schedule: str = "constant"  # a key of SCHEDULES
     warmup: float = 0.3  # share of the steps in which the one-cycle schedule rises
     augment: Augmentation | None = None  # drawn per image on the device; None: the images as they are
+    crop: bool = False  # batches of strips of similar width, without the blank columns to their right
     select: str = "accuracy"  # what the best epoch is best at, on validation: "accuracy" or "loss"
     train_limit: int | None = None  # only the first so many training strips; None: all of them
     evaluate_limit: int | None = None  # only the first so many strips of each split at the end; None: all of them
@@ -91,7 +92,8 @@ _core = [
     ),
     Experiment(
         "reader", "sum_likelihood", label="reader", report="this repository", left_open=READER,
-        epochs=16, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.025,
+        model_args={"depths": (1, 1, 2, 1)}, crop=True,
+        epochs=40, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.025,
         augment=Augmentation(shift=4, scale=0.1, slant=0.2, thickness=0.3, warps=((1.5, 20), (0.5, 8))),
     ),
 ]  # fmt: skip

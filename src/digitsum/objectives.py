@@ -7,14 +7,27 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compose import MAX_SUM
 from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distribution, sum_log_likelihood
 
-MAX_SUM = 36  # four nines
 NUM_SUMS = MAX_SUM + 1
 
 
+class _Objective:
+    def values(self, outputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sums(self, outputs: Tensor) -> Tensor:
+        """Predicted sums (N,)."""
+        return self.whole(self.values(outputs))
+
+    def whole(self, values: Tensor) -> Tensor:
+        """The predicted sums (N,) that real-valued predictions (N,) stand for."""
+        return values.long()
+
+
 @dataclass(frozen=True)
-class Regression:
+class Regression(_Objective):
     """One number per strip, trained with the squared error; the rounded number is the predicted sum."""
 
     name: str = "regression"
@@ -28,13 +41,13 @@ class Regression:
         """Real-valued predictions (N,), in units of the sum."""
         return outputs.squeeze(1)
 
-    def sums(self, outputs: Tensor) -> Tensor:
+    def whole(self, values: Tensor) -> Tensor:
         """Predicted sums (N,): rounded and brought into 0..36."""
-        return self.values(outputs).round().clamp(0, MAX_SUM).long()
+        return values.round().clamp(0, MAX_SUM).long()
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(_Objective):
     """One score per possible sum 0..36, trained with the cross-entropy; the largest score is the predicted sum."""
 
     name: str = "classification"
@@ -45,16 +58,12 @@ class Classification:
         return F.cross_entropy(outputs, sums)
 
     def values(self, outputs: Tensor) -> Tensor:
-        """The predicted sums (N,) as floats: a classifier's errors are counted from its arg max, as the reports do."""
-        return self.sums(outputs).to(outputs.dtype)
-
-    def sums(self, outputs: Tensor) -> Tensor:
-        """Predicted sums (N,): the arg max."""
-        return outputs.argmax(dim=1)
+        """The arg max (N,) as a float: a classifier's errors are counted from its predicted sum, as the reports do."""
+        return outputs.argmax(dim=1).to(outputs.dtype)
 
 
 @dataclass(frozen=True)
-class SumLikelihood:
+class SumLikelihood(_Objective):
     """Columns of symbols, trained with the exact probability that `count` of them emit a digit and add up to the sum.
 
     The first `start_steps` steps of training match moments instead: the mean of the sum and of the count, both in
@@ -79,12 +88,8 @@ class SumLikelihood:
         return -sum_log_likelihood(outputs, sums, self.count).mean()
 
     def values(self, outputs: Tensor) -> Tensor:
-        """The predicted sums (N,) as floats."""
-        return self.sums(outputs).to(outputs.dtype)
-
-    def sums(self, outputs: Tensor) -> Tensor:
-        """Predicted sums (N,): the most probable one, over every placement and every string of `count` digits."""
-        return sum_distribution(outputs, self.count).argmax(dim=1)
+        """The most probable sum (N,) as a float, over every placement and every string of `count` digits."""
+        return sum_distribution(outputs, self.count).argmax(dim=1).to(outputs.dtype)
 
     def read(self, outputs: Tensor) -> list[Reading]:
         """The most likely digits of each strip, with their columns and their probability."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]]
     ),
 }
 EVALUATION_BATCH = 512
+ACCURACY_EVERY = 8  # batches; the training accuracy of a curve needs no more, and a reader's sums cost time
+POOL, MARGIN = 16, 8  # batches that are sorted by width together; columns kept right of a batch's ink
 
 
 class TrainingError(RuntimeError):
@@ -65,6 +69,18 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next step, where it is glibc; otherwise nothing changes.
+
+    By itself it gives every large tensor back to the system, and at the next step the same memory comes back page by
+    page. Up to 2 GB stay with the process. The numbers are those of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(-1, 2**31 - 1)
+        library.mallopt(-3, 2**25)
+
+
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
     objective = OBJECTIVES[experiment.objective]
@@ -98,6 +114,7 @@ def train(
     if isinstance(experiment, str):
         experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
+    keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
     learn, choose = data.train[: experiment.train_limit], data.val
     if model.reads_cuts:
@@ -165,15 +182,20 @@ def _train_epoch(
     epoch: int,
     bar: tqdm,
 ) -> dict[str, float]:
-    """One pass over resident images (N, 40, W) uint8 in random order; returns the mean loss and the accuracy."""
+    """One pass over resident images (N, 40, W) uint8 in random order.
+
+    Returns the mean loss, and the accuracy on every ACCURACY_EVERY-th batch.
+    """
     model.train()
     objective, device = model.objective, images.device
     steps = -(-len(sums) // experiment.batch_size)
     losses = torch.zeros(steps, device=device)
-    correct = torch.zeros((), device=device)
-    # Batches of nearly the same size, so that none is a lone strip, which batch norm could not take.
-    for step, rows in enumerate(torch.randperm(len(sums)).to(device).tensor_split(steps)):
-        batch = to_input(images[rows])
+    correct, counted = torch.zeros((), device=device), 0
+    ends = _ink_ends(images).cpu() if experiment.crop else None
+    for step, rows in enumerate(_batches(steps, len(sums), ends)):
+        width = images.shape[2] if ends is None else min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
+        rows = rows.to(device)
+        batch = to_input(images[rows, :, :width])
         if experiment.augment:
             batch = experiment.augment(batch)
         with autocast(device):
@@ -182,14 +204,37 @@ def _train_epoch(
         loss = objective.loss(outputs, sums[rows], step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        with autocast(device):  # for Muon's matrix products
+            optimizer.step()
         scheduler.step()
         losses[step] = loss.detach() * len(rows)
-        correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
+        if step % ACCURACY_EVERY == 0:
+            correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
+            counted += len(rows)
         bar.update()
         if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
             _check_finite(losses[: step + 1], epoch, 1, optimizer.param_groups[0]["lr"])
-    return {"loss": losses.sum().item() / len(sums), "accuracy": correct.item() / len(sums)}
+    return {"loss": losses.sum().item() / len(sums), "accuracy": correct.item() / counted}
+
+
+def _batches(steps: int, n: int, ends: Tensor | None) -> list[Tensor]:
+    """The row numbers 0..n-1 in random order, in `steps` batches of nearly the same size, so that none is a lone strip.
+
+    Given the column `ends` (N,) of each strip, strips of similar ends come together, the batches in random order.
+    """
+    order = torch.randperm(n)
+    if ends is None:
+        return list(order.tensor_split(steps))
+    pools = order.tensor_split(-(-steps // POOL))
+    order = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools])
+    batches = order.tensor_split(steps)
+    return [batches[i] for i in torch.randperm(steps)]
+
+
+def _ink_ends(images: Tensor) -> Tensor:
+    """The number of columns (N,) up to and with the last that holds ink, of images (N, 40, W) uint8."""
+    columns = torch.arange(1, images.shape[2] + 1, device=images.device)
+    return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
 
 
 def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -213,8 +258,9 @@ def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float
             outputs = model(to_input(batch))
         outputs = outputs.float()
         loss = loss + objective.loss(outputs, truth) * len(truth)
-        correct = correct + (objective.sums(outputs) == truth).sum()
-        error = error + (objective.values(outputs) - truth).abs().sum()
+        values = objective.values(outputs)
+        correct = correct + (objective.whole(values) == truth).sum()
+        error = error + (values - truth).abs().sum()
     return {"loss": loss.item() / len(sums), "accuracy": correct.item() / len(sums), "mae": error.item() / len(sums)}
 
 
