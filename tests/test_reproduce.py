@@ -62,6 +62,8 @@ def test_what_is_on_record_is_not_run_again(smoke, planned, tiny):
     record = json.loads(path.read_text())
     rewrite(path, settings=record["settings"] | {"left_open": "Put in other words.", "report": "Z"})
     assert planned()[0].why == "", "words do not matter"
+    rewrite(path, settings={key: value for key, value in record["settings"].items() if key != "augment"})
+    assert planned()[0].why == "", "a setting from before it existed is its default"
     rewrite(path, settings=record["settings"] | {"lr": 0.5})
     assert planned()[0].why == planned(keep_changed=True)[0].why == "its record has other settings"
     for junk in ("no record", "{}", "[]"):

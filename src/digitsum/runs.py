@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,13 +158,17 @@ def _write_record(record: dict[str, Any], path: Path) -> None:
 
 
 def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether two runs have the same settings and data, so that they differ by their seed and in words at most."""
+    """Whether two runs have the same settings and data, so that they differ by their seed and in words at most.
+
+    A setting that was not there yet when a run was written down counts as its default.
+    """
+    defaults = {each.name: each.default for each in fields(Experiment) if each.default is not MISSING}
 
     def decisive(settings: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in settings.items() if key not in DESCRIPTIONS}
+        written = json.loads(json.dumps(defaults | settings))  # tuples become lists
+        return {key: value for key, value in written.items() if key not in DESCRIPTIONS}
 
-    settings = json.loads(json.dumps(here["settings"]))  # as it is once written: tuples become lists
-    return there.get("data") == here["data"] and decisive(there.get("settings", {})) == decisive(settings)
+    return there.get("data") == here["data"] and decisive(there.get("settings", {})) == decisive(here["settings"])
 
 
 def _accuracy(about: dict[str, Any]) -> float:
