@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import digitsum.data
-import digitsum.models.resnet50
+import digitsum.models.pretrained
 from digitsum import WeightsError, load_checkpoint, load_data, predict
 from digitsum.__main__ import main
 from digitsum.checkpoints import read_metadata, save_checkpoint
@@ -36,7 +36,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(digitsum.data, "STRIPS", 200)
     monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
-    monkeypatch.setattr(digitsum.models.resnet50, "pretrained_state", download)
+    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
     return tmp_path
 
 

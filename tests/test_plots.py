@@ -16,7 +16,7 @@ from digitsum import plots
 from digitsum.compose import Strips
 from digitsum.data import Data
 from digitsum.evaluation import accuracy_by_sum, confusion
-from digitsum.experiments import EXPERIMENTS
+from digitsum.experiments import CORE, EXPERIMENTS
 
 NAMES = [*EXPERIMENTS, "another-sum_likelihood", "unheard_of-objective"]
 
@@ -158,9 +158,9 @@ def test_no_errors_at_all(strips):
     check(plots.worst_errors(strips.images, strips.sums, strips.sums))
 
 
-def test_a_model_has_one_colour_and_every_model_of_the_table_its_own():
-    colours = {plots._colour(name) for name in EXPERIMENTS}
-    assert len(colours) == len({experiment.model for experiment in EXPERIMENTS.values()})
+def test_a_model_has_one_colour_and_every_model_of_the_notebooks_its_own():
+    colours = {plots._colour(name) for name in CORE}
+    assert len(colours) == len({EXPERIMENTS[name].model for name in CORE})
     assert plots._colour("unheard_of-regression") == plots._colour("unheard_of-classification")
 
 

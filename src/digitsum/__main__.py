@@ -1,4 +1,4 @@
-"""python -m digitsum train | evaluate | predict | tables: the package's functions from a shell."""
+"""python -m digitsum train | reproduce | evaluate | compare | predict | tables: the package from a shell."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from . import (
     predictions,
     run_experiment,
 )
+from .comparison import compare
 from .data import SOURCES
 from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
+from .reproduce import plan
 from .runs import find_checkpoints
 from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
@@ -67,6 +69,42 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _reproduce(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    planned = plan(
+        data, options.experiments or list(EXPERIMENTS), seeds=options.seeds, preset_name=options.preset,
+        from_scratch=options.on_missing_weights == "scratch", keep_changed=options.keep_changed,
+        results=options.results,
+    )  # fmt: skip
+    rows = [
+        [row.experiment, str(row.seed), row.why or "on record"]
+        + ["" if not row.why else "not known" if row.minutes is None else f"{row.minutes:.0f}"]
+        for row in planned
+    ]
+    print(markdown_table(["experiment", "seed", "state", "minutes"], rows))
+    left = [row for row in planned if row.why]
+    known = [row.minutes for row in left if row.minutes is not None]
+    print(f"{len(left)} of {len(planned)} runs to train")
+    if known:
+        print(f"about {sum(known) / 60:.1f} hours for {len(known)} of them, on the hardware of the records")
+    faults = []
+    for row in [] if options.dry_run else left:
+        try:
+            record = run_experiment(
+                row.experiment, data, seed=row.seed, device=options.device, preset_name=options.preset,
+                on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+            )  # fmt: skip
+        except (DataError, TrainingError, WeightsError) as error:  # the others do not depend on it
+            faults.append(f"{row.experiment} seed {row.seed}: {error}")
+            continue
+        accuracy = percent(record["metrics"]["val"]["accuracy"])
+        print(f"{row.experiment} seed {row.seed}: validation {accuracy}; {record['checkpoint']}")
+    for fault in faults:
+        print(f"digitsum: {fault}", file=sys.stderr)
+    return int(bool(faults))
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     data = load_data(options.source, options.root, options.data_seed)
     print(data.reason)
@@ -98,6 +136,17 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    record = compare(data, device=options.device, models=options.models, results=options.results)
+    for system in record["systems"]:
+        print(f"{system['experiment']} seed {system['seed']}: {system['accuracy']:.1%} on {record['split']}")
+    for name, why in record["left_out"].items():
+        print(f"{name} is left out: {why}")
+    return 0
+
+
 def _tables(options: argparse.Namespace) -> int:
     changed = renew(options.readme, options.results)
     print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
@@ -114,6 +163,12 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
         if split in metrics
     ]
     return markdown_table(header, rows)
+
+
+def _experiment(text: str) -> str:  # with `choices`, argparse would refuse an empty list
+    if text not in EXPERIMENTS:
+        raise argparse.ArgumentTypeError(f"{text} is no experiment; use some of {', '.join(EXPERIMENTS)}")
+    return text
 
 
 def _natural(text: str) -> int:
@@ -153,7 +208,16 @@ def _parser() -> argparse.ArgumentParser:
     device.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     device.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
 
-    train = commands.add_parser("train", parents=[data, device], help="train experiments, save weights, write records")
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument(
+        "--on-missing-weights", default="error", choices=["error", "scratch"],
+        help="stop, or go on from a random start, where published weights cannot be had (error)",
+    )  # fmt: skip
+    runs.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+
+    train = commands.add_parser(
+        "train", parents=[data, device, runs], help="train experiments, save weights, write records"
+    )
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
     train.add_argument("--seed", type=_natural, default=0, help="start of the weights and order of the data (0)")
@@ -165,16 +229,29 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", choices=["none", *ResNet50_Weights.__members__],
         help="published weights to start from, in place of the experiment's own",
     )  # fmt: skip
-    train.add_argument(
-        "--on-missing-weights", default="error", choices=["error", "scratch"],
-        help="stop, or go on from a random start, where published weights cannot be had (error)",
-    )  # fmt: skip
-    train.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     train.set_defaults(run=_train)
+
+    reproduce = commands.add_parser(
+        "reproduce",
+        parents=[data, device, runs],
+        help="train all that the results tables lack, going on where it stopped",
+    )
+    reproduce.add_argument(
+        "experiments", nargs="*", type=_experiment, metavar="NAME", help="only these (all experiments)"
+    )
+    reproduce.add_argument("--seeds", nargs="+", type=_natural, help="in place of the usual ones, which the plan shows")
+    reproduce.add_argument("--preset", default="full", choices=list(PRESETS), help="quick and smoke shorten (full)")
+    reproduce.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    reproduce.add_argument("--keep-changed", action="store_true", help="keep records that say what they changed")
+    reproduce.set_defaults(run=_reproduce)
 
     evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
     evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights (all there are for the source)")
     evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser("compare", parents=[data, device], help="paired tests between the published weights")
+    compare.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    compare.set_defaults(run=_compare)
 
     predict = commands.add_parser("predict", parents=[device], help="print the sums of images")
     predict.add_argument("images", nargs="+", type=Path, help=".npy strips, or PNG or JPEG images of a row of digits")

@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-from .compose import HEIGHT
+from .compose import HEIGHT, Strips
+from .cuts import cut
 from .data import Data
 from .likelihood import Reading, sum_distribution
 from .models import StripModel
@@ -84,6 +85,18 @@ def sight(model: StripModel, images: np.ndarray) -> Sight:
     return Sight(outputs.softmax(dim=2).cpu().numpy(), sums.cpu().numpy())
 
 
+def read(model: StripModel, strips: Strips) -> Predictions:
+    """Predict strips, by a model that takes them whole or by one of single digits cut out at their true places.
+
+    Raises DataError where a model needs these places and they are not known.
+    """
+    if not model.reads_cuts:
+        return predictions(model, strips.images)
+    digits = predictions(model, cut(strips).images).sums.reshape(len(strips), -1)  # (N, K)
+    sums = digits.sum(axis=1).clip(max=MAX_SUM)
+    return Predictions(sums.astype(np.float64), sums)
+
+
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
     """The predicted sums (N,) int64 of images (N, 40, W) uint8."""
     return predictions(model, images).sums
@@ -109,13 +122,13 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     return (
         {"n": len(truth)}
         | {name: share(int(hit.sum()), len(hit)) for name, hit in hits.items()}
-        | {"mse": _mean(error**2), "mae": _mean(np.abs(error))}
+        | {"mse": mean(error**2), "mae": mean(np.abs(error))}
     )
 
 
 def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """Metrics and predictions for every split, and for "entire": training, validation and test strips together."""
-    predicted = {name: predictions(model, split.images) for name, split in data.splits.items()}
+    predicted = {name: read(model, split) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}
     whole = ("train", "val", "test")
     predicted["entire"] = Predictions(
@@ -150,7 +163,7 @@ def accuracy_by_sum(sums: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     return np.divide(right, counts, out=np.full(NUM_SUMS, np.nan), where=counts > 0), counts
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
+def mean(values: np.ndarray) -> dict[str, float]:
     """A mean with its percentile bootstrap interval, drawn with a fixed seed; that of a single value is the value."""
     if len(values) == 1:
         return dict.fromkeys(("value", "low", "high"), float(values[0]))

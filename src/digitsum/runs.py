@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpo
 from .compose import Strips
 from .data import Data
 from .evaluation import Predictions, confusion, evaluate, strings_read
-from .experiments import EXPERIMENTS, Experiment, differences, preset
+from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
 from .training import Run, build, has_bfloat16, pick_device, train
 
@@ -134,7 +134,7 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
             there = read_metadata(path)
         except CheckpointError:  # damaged, or of an earlier format
             there = {}
-        if not _same(there, about):
+        if not same_run(there, about):
             done += f"; what was there is now {_set_aside(path)}"
         elif there["seed"] != run.seed and _accuracy(there) > _accuracy(about):
             return f"{path.name} keeps seed {there['seed']}, which is better on validation"
@@ -151,15 +151,24 @@ def _write_record(record: dict[str, Any], path: Path) -> None:
         except ValueError:
             there = {}
         there["data"] = there.get("data", {}).get("fingerprint")
-        if not _same(there, json.loads(text) | {"data": record["data"]["fingerprint"]}):
+        if not same_run(there, record | {"data": record["data"]["fingerprint"]}):
             _set_aside(path)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _same(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether two runs have the same settings and data, so that they differ by their seed at most."""
-    return all(there.get(key) == json.loads(json.dumps(here[key])) for key in ("settings", "data"))
+def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two runs have the same settings and data, so that they differ by their seed and in words at most.
+
+    A setting that was not there yet when a run was written down counts as its default.
+    """
+    defaults = {each.name: each.default for each in fields(Experiment) if each.default is not MISSING}
+
+    def decisive(settings: dict[str, Any]) -> dict[str, Any]:
+        written = json.loads(json.dumps(defaults | settings))  # tuples become lists
+        return {key: value for key, value in written.items() if key not in DESCRIPTIONS}
+
+    return there.get("data") == here["data"] and decisive(there.get("settings", {})) == decisive(here["settings"])
 
 
 def _accuracy(about: dict[str, Any]) -> float:
@@ -193,6 +202,12 @@ def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: 
         },
         "history": run.history,
         "best_epoch": run.best_epoch,
+    } | provenance(device)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """On what and with which code, and when, numbers were made: a part of every record."""
+    return {
         "hardware": hardware(device),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         "commit": commit(),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import replacing
+from .claims import judged
+from .comparison import FILE
 from .data import SOURCES
 from .experiments import EXPERIMENTS
 
@@ -23,6 +25,7 @@ COLLAPSED = 0.5  # a seed below this share of the best seed's validation accurac
 NOTHING = "–"
 EMPTY = "No records yet:"
 COMMAND = "python -m digitsum train"
+COMPARE = "python -m digitsum compare --source mnist"
 
 # What the reports themselves give, on the course's files; their numbers, not ours.
 REPORTED = {
@@ -30,6 +33,14 @@ REPORTED = {
     "baseline_cnn-classification": "A: test 9.22 %, MAE 3.76",
     "cnn_attention-regression": "E: validation 75.25 %, train 96.77 %",
     "resnet50-classification": "B: test 84–85 %, entire 90–91 %",
+    "cnn3_dropout-classification": "B: validation about 13.5 %",
+    "cnn2_dropout-regression": "D: validation 11.72 %, MAE 2.8462",
+    "cnn2_linear-regression": "E: entire 16 %",
+    "cnn_no_attention-regression": "E: validation 70.02 %, train 94.74 %",
+    "cnn_attention_several-regression": "E: validation 65.48 %, train 86.75 %",
+    "cnn_attention_between-regression": "E: validation 70.95 %, train 93.09 %",
+    "vgg16_frozen-regression": "C: no better than its CNN",
+    "vit-regression": "E: 6.4 %",
 }
 
 # What other public systems reach, as they state it: (system, learns from, accuracy, parameters).
@@ -96,7 +107,8 @@ def renew(readme: str | Path = "README.md", results: str | Path = "results") -> 
     if not readme.is_file():
         raise TableError(f"{readme} is not there; run this in the repository's root")
     old = readme.read_bytes().decode("utf-8")
-    new = renewed(old, load_records(results), readme)
+    records = load_records(results)
+    new = renewed(old, records, readme, load_comparison(results, records))
     if new == old:
         return False
     with replacing(readme) as temporary:
@@ -104,13 +116,15 @@ def renew(readme: str | Path = "README.md", results: str | Path = "results") -> 
     return True
 
 
-def renewed(text: str, records: Sequence[Record], where: str | Path = "README.md") -> str:
+def renewed(
+    text: str, records: Sequence[Record], where: str | Path = "README.md", comparison: Record | None = None
+) -> str:
     """The text with every table between its markers `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew.
 
     A marker stands alone on its line. Raises TableError for a marker of no table, one without its partner, two of the
     same name, and for records whose table has no marker.
     """
-    tables = render(records)
+    tables = render(records, comparison)
     newline = "\r\n" if "\r\n" in text else "\n"
     found = [(bool(slash), name) for slash, name in re.findall(r"^<!-- (/?)table:(\S+) -->\r?$", text, re.MULTILINE)]
     names = list(dict.fromkeys(name for _, name in found))
@@ -148,7 +162,7 @@ def load_records(results: str | Path = "results") -> list[Record]:
     order = list(EXPERIMENTS)
     records = []
     for source in PUBLISHED:
-        paths = sorted((Path(results) / source).glob("*.json"))
+        paths = sorted((Path(results) / source).glob("*-seed*.json"))
         found = {path: _read(path, source) for path in paths}
         fingerprints = {record["data"]["fingerprint"]: path for path, record in found.items()}
         if len(fingerprints) > 1:
@@ -161,12 +175,39 @@ def load_records(results: str | Path = "results") -> list[Record]:
     return records
 
 
-def _read(path: Path, source: str) -> Record:
-    remedy = "restore it, or run that experiment again"
+def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | None:
+    """The comparison of the published weights on mnist, None where there is none yet.
+
+    Raises TableError where it is not valid, or of other weights than those that the records speak of.
+    """
+    path = Path(results) / "mnist" / FILE
+    if not path.exists():
+        return None
+    remedy = f"make it anew: {COMPARE}"
+    comparison = _parsed(path, remedy)
+    known = {(each["experiment"], each["seed"]): each for each in records if each["source"] == "mnist"}
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        for system in comparison["systems"]:
+            record = known[system["experiment"], system["seed"]]
+            trained = record["data"]["fingerprint"], record["metrics"]["val"]["accuracy"]["value"]
+            if trained != (comparison["data"]["fingerprint"], system["validation"]):
+                raise TableError(f"{path} is of other weights of {system['experiment']} than its record; {remedy}")
+        _comparison(comparison)
+    except (KeyError, TypeError) as error:
+        raise TableError(f"{path} is not whole, or of weights without a record ({error}); {remedy}") from error
+    return comparison
+
+
+def _parsed(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         raise TableError(f"{path} is not valid JSON ({error}); {remedy}") from error
+
+
+def _read(path: Path, source: str) -> Record:
+    remedy = "restore it, or run that experiment again"
+    record = _parsed(path, remedy)
     faults = list(_faults(record))
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -193,7 +234,8 @@ def _faults(record: Any) -> Iterator[str]:
     """The dotted names of what a record lacks, or holds as something else than it must be."""
     wanted: dict[str, type | tuple[type, ...]] = {
         "experiment": str, "source": str, "seed": int, "preset": str, "weights": str, "settings": dict, "changed": dict,
-        "parameters": int, "data.fingerprint": str, "data.seed": int, "data.strips": dict, "best_epoch": int,
+        "parameters": int, "trained_parameters": int, "history": list, "best_epoch": int,
+        "data.fingerprint": str, "data.seed": int, "data.strips": dict,
         "hardware.device": str, "hardware.cpu": str, "hardware.threads": int, "hardware.bfloat16": bool,
         "seconds.train": (int, float), "versions.torch": str, "commit": (str, type(None)), "settings.epochs": int,
         "settings.supervision": str, "data.strips.train": int,
@@ -227,8 +269,8 @@ def _get(record: Any, dotted: str) -> Any:
 # Tables
 
 
-def render(records: Sequence[Record]) -> dict[str, str]:
-    """Every table by name, as Markdown: results, details and runs of each source, and peers.
+def render(records: Sequence[Record], comparison: Record | None = None) -> dict[str, str]:
+    """Every table by name, as Markdown: results, details and runs of each source; on mnist comparison, claims, peers.
 
     Where a source has no records, its results are a sentence that says how to make some; its other tables are empty.
     """
@@ -245,7 +287,12 @@ def render(records: Sequence[Record]) -> dict[str, str]:
             first = next(iter(EXPERIMENTS))
             sentence = f"{EMPTY} `{COMMAND} {first} --source {source} --preset full` makes the first."
             tables |= {f"results-{source}": sentence, f"details-{source}": "", f"runs-{source}": ""}
-    return tables | {"peers": _peers([record for record in records if record["source"] == "mnist"])}
+    on_mnist = [record for record in records if record["source"] == "mnist"]
+    return tables | {
+        "peers": _peers(on_mnist),
+        "comparison": _comparison(comparison) if comparison else f"{EMPTY} `{COMPARE}` makes it.",
+        "claims": markdown_table(["claim", "report", "measured", "verdict"], judged(on_mnist)) if on_mnist else "",
+    }
 
 
 def _results(records: Sequence[Record]) -> str:
@@ -314,11 +361,34 @@ def _runs(records: Sequence[Record]) -> str:
     return markdown_table(header, rows) + "\n\n```bash\n" + "\n".join(map(command, records)) + "\n```"
 
 
+def _comparison(comparison: Record) -> str:
+    """A row per pair of neighbours in the ranking of the published weights."""
+    accuracy = {system["experiment"]: system["accuracy"] for system in comparison["systems"]}
+    rows = [
+        [f"`{each['better']}`", f"`{each['next']}`"]
+        + [f"{100 * accuracy[name]:.1f} %" for name in (each["better"], each["next"])]
+        + [f"{each['only_better']:,}", f"{each['only_next']:,}", f"{each['p']:.2g}", number(each["mae"])]
+        for each in comparison["pairs"]
+    ]
+    header = [
+        "better",
+        "next",
+        "its accuracy",
+        "the next's",
+        "only it is right",
+        "only the next",
+        "p",
+        "MAE, difference",
+    ]
+    return markdown_table(header, rows)
+
+
 def _peers(records: Sequence[Record]) -> str:
     """What others reach, each kind of data in a column of its own, and our experiment that is best on validation."""
     rows = []
     if records:
-        best = max(_rows(records), key=lambda seeds: statistics.mean(_values(seeds, "val", "accuracy")))
+        sums_only = [record for record in records if record["settings"]["supervision"] == "sums"]
+        best = max(_rows(sums_only), key=lambda seeds: statistics.mean(_values(seeds, "val", "accuracy")))
         name, learns = best[0]["experiment"], f"{_trained_on(best[0]):,} {best[0]['settings']['supervision']}"
         size = f"{best[0]['parameters'] / 1e6:.2f} M"
         rows.append([f"`{name}`, this repository", learns, NOTHING, NOTHING, _shares(best, "unseen"), size])
@@ -387,12 +457,15 @@ def _seeds(seeds: Sequence[Record]) -> str:
 
 def _departures(record: Record) -> str:
     """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
-    words = [f"from {record['weights']}"] if record["weights"] != "none" else []
+    supervision = record["settings"]["supervision"]
+    words = [f"trained with {supervision}"] if supervision != "sums" else []
+    words += [f"from {record['weights']}"] if record["weights"] != "none" else []
+    start = "random start" if record["trained_parameters"] == record["parameters"] else "frozen as drawn at random"
     for key, (theirs, ours) in record["changed"].items():
         if key == "epochs":
             words.append(f"{ours} of {theirs} epochs" if ours < theirs else f"{ours} epochs instead of {theirs}")
         elif key == "weights":
-            words.append(f"random start instead of {theirs}" if ours is None else f"instead of {theirs or 'at random'}")
+            words.append(f"{start} instead of {theirs}" if ours is None else f"instead of {theirs or 'at random'}")
         elif key == "train_limit":
             words.append(f"{'all' if ours is None else f'the first {ours:,}'} training strips")
         else:

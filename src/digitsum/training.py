@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .checkpoints import load_state, save_state
 from .compose import Strips
+from .cuts import cut
 from .data import Data
 from .experiments import EXPERIMENTS, Experiment
 from .models import MODELS, StripModel
@@ -115,8 +116,11 @@ def train(
     device = pick_device(device)
     keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    images, sums = resident(data.train[: experiment.train_limit], device)
-    val_images, val_sums = resident(data.val, device)
+    learn, choose = data.train[: experiment.train_limit], data.val
+    if model.reads_cuts:
+        learn, choose = cut(learn), cut(choose)
+    images, sums = resident(learn, device)
+    val_images, val_sums = resident(choose, device)
     steps = -(-len(sums) // experiment.batch_size)
     if len(sums) // steps < 2:
         raise TrainingError(
