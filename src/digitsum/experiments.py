@@ -158,7 +158,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "baseline_cnn": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
         "cnn_attention": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
         "resnet50": {"epochs": 1, "train_limit": 3_000, "evaluate_limit": 500, "weights": None},
-        "reader": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000, "crop": False},  # cropped, it starts later
+        # so short a run is uncropped, since with more blank columns it gets going sooner
+        "reader": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000, "crop": False},
         "vgg16_frozen": {"epochs": 1, "train_limit": 3_000, "evaluate_limit": 500, "weights": None},
         "vit": {"epochs": 1, "train_limit": 1_000, "evaluate_limit": 200, "weights": None},
         "digit_cnn": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
