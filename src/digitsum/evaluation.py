@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
+from torch import Tensor
 
-from .compose import HEIGHT
+from .compose import GLYPH, HEIGHT, WIDTH
 from .data import Data
 from .likelihood import Reading, sum_distribution
 from .models import StripModel
@@ -82,6 +84,22 @@ def sight(model: StripModel, images: np.ndarray) -> Sight:
     return Sight(outputs.softmax(dim=2).cpu().numpy(), sums.cpu().numpy())
 
 
+@torch.no_grad()
+def outputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
+    """A model's outputs in float32, batch by batch, of images (N, 40, W) uint8; batches of wide strips are smaller."""
+    model.eval()
+    device = next(model.parameters()).device
+    size = max(EVALUATION_BATCH * WIDTH // max(images.shape[2], WIDTH), 1)
+    for start in range(0, len(images), size):
+        yield model(to_input(torch.from_numpy(np.array(images[start : start + size])).to(device)))
+
+
+def sum_log_probabilities(model: StripModel, images: np.ndarray) -> np.ndarray:
+    """A reader's log-probability of each sum, (N, 37) float64, given that there are as many digits as it counts."""
+    tables = [model.objective.distribution(batch).double().cpu().numpy() for batch in outputs(model, images)]
+    return np.concatenate(tables or [np.empty((0, NUM_SUMS))])
+
+
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
     """The predicted sums (N,) int64 of images (N, 40, W) uint8."""
     return predictions(model, images).sums
@@ -107,7 +125,7 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     return (
         {"n": len(truth)}
         | {name: share(int(hit.sum()), len(hit)) for name, hit in hits.items()}
-        | {"mse": _mean(error**2), "mae": _mean(np.abs(error))}
+        | {"mse": mean(error**2), "mae": mean(np.abs(error))}
     )
 
 
@@ -130,6 +148,17 @@ def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]
     return share(sum(right), len(right))
 
 
+def centre_errors(predicted: Predictions, corners: np.ndarray, stride: int) -> np.ndarray:
+    """How far in pixels a strip's digits are read from the centres of their glyphs, the mean over the strip's digits.
+
+    Of the strips, with glyphs at `corners` (N, K, 2), that are read as K digits: (M,), M of the N. A reader's columns
+    are `stride` pixels apart.
+    """
+    rows = [row for row, reading in enumerate(predicted.readings) if len(reading.columns) == corners.shape[1]]
+    columns = np.array([predicted.readings[row].columns for row in rows]).reshape(-1, corners.shape[1])
+    return np.abs(stride * columns - (corners[rows, :, 1] + (GLYPH - 1) / 2)).mean(axis=1)
+
+
 def share(hits: int, n: int) -> dict[str, float]:
     """A proportion with its Wilson interval."""
     interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
@@ -148,7 +177,7 @@ def accuracy_by_sum(sums: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     return np.divide(right, counts, out=np.full(NUM_SUMS, np.nan), where=counts > 0), counts
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
+def mean(values: np.ndarray) -> dict[str, float]:
     """A mean with its percentile bootstrap interval, drawn with a fixed seed; that of a single value is the value."""
     if len(values) == 1:
         return dict.fromkeys(("value", "low", "high"), float(values[0]))

@@ -17,8 +17,10 @@ class Experiment:
     report: str  # the report or paper that it follows
     left_open: str  # what that left open, and what was chosen here
     model_args: dict[str, Any] = field(default_factory=dict)
+    objective_args: dict[str, Any] = field(default_factory=dict)  # in place of the objective's own settings
     weights: str | None = None  # published weights to start from, as torchvision names them; None: a random start
     epochs: int = 15
+    passes: int = 1  # how often an epoch goes over the training strips
     batch_size: int = 64
     optimizer: str = "adam"  # a key of OPTIMIZERS
     lr: float = 1e-3  # learning rate; the highest one under the one-cycle schedule
@@ -26,6 +28,7 @@ class Experiment:
     schedule: str = "constant"  # a key of SCHEDULES
     warmup: float = 0.3  # share of the steps in which the one-cycle schedule rises
     augment: Augmentation | None = None  # drawn per image on the device; None: the images as they are
+    crop: bool = False  # batches of strips of similar width, without the blank columns to their right
     select: str = "accuracy"  # what the best epoch is best at, on validation: "accuracy" or "loss"
     train_limit: int | None = None  # only the first so many training strips; None: all of them
     evaluate_limit: int | None = None  # only the first so many strips of each split at the end; None: all of them

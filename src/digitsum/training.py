@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
-    objective = OBJECTIVES[experiment.objective]
+    objective = replace(OBJECTIVES[experiment.objective], **experiment.objective_args)
     args = dict(experiment.model_args) | ({"weights": experiment.weights} if experiment.weights else {})
     with _seeded(seed):
         model = MODELS[experiment.model](outputs=objective.outputs, **args)
@@ -98,7 +98,8 @@ def train(
         experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    images, sums = resident(data.train[: experiment.train_limit], device)
+    strips = data.train[: experiment.train_limit]
+    images, sums = resident(strips[np.tile(np.arange(len(strips)), experiment.passes)], device)
     val_images, val_sums = resident(data.val, device)
     steps = -(-len(sums) // experiment.batch_size)
     if len(sums) // steps < 2:

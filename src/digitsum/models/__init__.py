@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from .baseline_cnn import BaselineCNN
 from .cnn_attention import CNNAttention
+from .cut_digits import CutDigits
 from .layers import StripModel
+from .pooled_reader import PooledReader
 from .pretrained import WeightsError
 from .reader import Reader
 from .resnet50 import ResNet50
@@ -16,6 +18,8 @@ MODELS: dict[str, Callable[..., StripModel]] = {
     "cnn_attention": CNNAttention,
     "resnet50": ResNet50,
     "reader": Reader,
+    "pooled_reader": PooledReader,
+    "cut_digits": CutDigits,
 }
 
 __all__ = ["MODELS", "StripModel", "WeightsError"]

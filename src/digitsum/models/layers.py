@@ -12,6 +12,7 @@ class StripModel(nn.Module):
     """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
 
     width: int | None = None  # of the strips it takes, in columns; None: any
+    stride: int | None = None  # pixels between the columns of a reader, whose first looks at pixel 0; None: no columns
     objective: Any
     metadata: dict[str, Any]
 
