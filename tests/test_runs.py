@@ -22,7 +22,7 @@ NAME = "baseline_cnn-regression"
 RECORD = {
     "experiment", "source", "seed", "preset", "weights", "settings", "changed", "parameters", "trained_parameters",
     "data", "history", "best_epoch", "hardware", "versions", "commit", "date", "metrics", "confusion", "strings",
-    "seconds", "checkpoint",
+    "centre_error", "seconds", "checkpoint",
 }  # fmt: skip
 
 
@@ -310,7 +310,9 @@ def test_weights_that_can_be_had_are_used_and_recorded(tiny, monkeypatch):
     experiment = runs._with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
     model = torch.nn.Linear(1, 1)
     run = training.Run(experiment, 0, model, {}, [], 1, 0.0)
-    record = runs._record("resnet50-regression", run, tiny, torch.device("cpu"), "full")
+    record = runs._record(
+        "resnet50-regression", EXPERIMENTS["resnet50-regression"], run, tiny, torch.device("cpu"), "full"
+    )
     assert record["weights"] == "IMAGENET1K_V1" and record["changed"] == {}
 
 
@@ -331,7 +333,7 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
 def test_a_record_is_written_at_once_or_not_at_all(tmp_path):
     path = tmp_path / "record.json"
     record = {"settings": {}, "data": {"fingerprint": "a"}}
-    runs._write_record(record, path)
+    runs.write_record(record, path)
     with pytest.raises(TypeError):
-        runs._write_record(record | {"more": object()}, path)
+        runs.write_record(record | {"more": object()}, path)
     assert strict_json(path) == record and list(tmp_path.iterdir()) == [path]

@@ -34,8 +34,8 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     strips = np.bincount(bins, minlength=BINS)
     held = strips > 0
-    sums = (np.bincount(bins, weights, BINS)[held] / strips[held] for weights in (confidence, right))
-    return Reliability(*sums, strips[held])
+    confident, correct = (np.bincount(bins, weights, BINS)[held] for weights in (confidence, right))
+    return Reliability(confident / strips[held], correct / strips[held], strips[held])
 
 
 def tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:

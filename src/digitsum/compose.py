@@ -50,9 +50,7 @@ class Strips:
         return digest.hexdigest()[:16]
 
 
-def compose(
-    glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4
-) -> Strips:
+def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
     """Draw `n` strips of `digits` glyphs each, the same for the same arguments on every platform.
 
     Each glyph starts after a gap of -16..14 columns from its left neighbour's box, never left of the canvas, at a
