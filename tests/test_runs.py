@@ -114,9 +114,12 @@ def test_the_confusion_matrix_is_kept_as_its_entries(smoke, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.objective == "sum_likelihood"])
 def test_digits_are_counted_where_they_are_read_and_known(name, smoke, tiny):
-    assert smoke(name)["strings"].keys() == tiny.splits.keys()
+    record = smoke(name)
+    assert record["strings"].keys() == record["centre_error"].keys() == tiny.splits.keys()
+    assert all(0 < entry["value"] < 168 for entry in record["centre_error"].values())
     unknown = {split: Strips(strips.images, strips.sums) for split, strips in tiny.splits.items()}
-    assert smoke(name, data=replace(tiny, **unknown))["strings"] == {}
+    record = smoke(name, data=replace(tiny, **unknown))
+    assert record["strings"] == record["centre_error"] == {}
 
 
 def test_course_data_have_no_unseen_split(smoke, tiny, tmp_path):

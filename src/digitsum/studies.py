@@ -328,12 +328,13 @@ def _measured(
             f"Train it on these: python -m digitsum train {READER} --source {data.source} --preset full"
         )
     path = folder / f"{READER}-seed{about['seed']}.json"
-    record = recorded(path, about["settings"], data.fingerprint)
+    settings = about.get("settings", {})  # weights of the first version do not tell theirs
+    record = recorded(path, settings, data.fingerprint)
     if record is None or record["weights"] != about["digest"]:
         started = time.perf_counter()
         record = {
             "study": name, "experiment": READER, "source": data.source, "seed": about["seed"],
-            "preset": about["preset"], "settings": about["settings"], "weights": about["digest"],
+            "preset": about["preset"], "settings": settings, "weights": about["digest"],
             "weights_commit": about["commit"], "changed": {}, **circumstances(data, device),
             "measured": measure(load_checkpoint(checkpoint, device), data, root),
         }  # fmt: skip
