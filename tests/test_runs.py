@@ -333,6 +333,19 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
     commit.cache_clear()
 
 
+def test_a_record_is_found_by_settings_and_data(tmp_path):
+    """Also one from before a setting was there, which then had its default."""
+    path, settings = tmp_path / "record.json", asdict(EXPERIMENTS["reader"])
+    assert runs.recorded(path, settings, "a") is None
+    older = {key: value for key, value in settings.items() if key != "passes"}
+    record = {"settings": older, "data": {"fingerprint": "a"}, "seed": 0}
+    runs.write_record(record, path)
+    assert runs.recorded(path, settings, "a")["seed"] == 0
+    assert runs.recorded(path, settings | {"passes": 2}, "a") is runs.recorded(path, settings, "b") is None
+    path.write_text("not a record")
+    assert runs.recorded(path, settings, "a") is None
+
+
 def test_a_record_is_written_at_once_or_not_at_all(tmp_path):
     path = tmp_path / "record.json"
     record = {"settings": {}, "data": {"fingerprint": "a"}}

@@ -176,8 +176,15 @@ def write_record(record: dict[str, Any], path: Path) -> None:
 
 
 def _same(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether two runs have the same settings and data, so that they differ by their seed at most."""
-    return all(there.get(key) == json.loads(json.dumps(here[key])) for key in ("settings", "data"))
+    """Whether two runs have the same settings and data, so that they differ by their seed at most.
+
+    A setting that came later than a file was written had its default then.
+    """
+    ours, theirs = (
+        asdict(Experiment(model="", objective="", report="", left_open="")) | about.get("settings", {})
+        for about in (here, there)
+    )
+    return [theirs, there.get("data")] == json.loads(json.dumps([ours, here["data"]]))
 
 
 def _accuracy(about: dict[str, Any]) -> float:
