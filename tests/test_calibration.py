@@ -12,6 +12,7 @@ from digitsum.calibration import BINS, closest, coverage, fit_temperature, relia
 confidences = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(confidences)
 def test_reliability_against_brute_force(rows):
     confidence, right = (np.array(column) for column in zip(*rows, strict=True))
@@ -26,6 +27,7 @@ def test_reliability_against_brute_force(rows):
     assert found.error == pytest.approx(error)
 
 
+@settings(deadline=None)
 @given(confidences)
 def test_coverage_against_brute_force(rows):
     confidence, right = (np.array(column) for column in zip(*rows, strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digitsum import studies
@@ -32,6 +32,7 @@ VARIANTS = [
     if study.variants
     for variant in study.variants(USUAL)
 ]
+GLYPHS = digit_glyphs()
 SHORT = {"epochs": 1, "batch_size": 24}
 
 
@@ -179,10 +180,10 @@ def test_lenet_has_the_size_of_the_literatures():
 # Cut digits
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 3))
 def test_cut_digits_stand_whole_in_their_cells(n, digits, seed):
-    glyphs, labels = digit_glyphs()
-    glyphs, labels = glyphs[:20], labels[:20]
+    glyphs, labels = (each[:20] for each in GLYPHS)
     strips = lay_out(glyphs, labels, n, seed=seed, digits=digits)
     assert strips.images.shape == (n, 40, 28 * digits) and np.array_equal(strips.digits.sum(axis=1), strips.sums)
     used = np.zeros(20, int)
