@@ -600,7 +600,7 @@ def _calibration(records: Sequence[Record]) -> str:
     rows += [
         ["temperature that validation asks for", mean_of([seed["temperature"] for seed in seeds])],
         [
-            f"right sums without the {seeds[0]['abstaining']['share']:.0%} that it trusts least",
+            f"right sums without the {100 * seeds[0]['abstaining']['share']:.0f} % that it trusts least",
             _share([seed["abstaining"] for seed in seeds]),
         ],
     ]
