@@ -14,6 +14,7 @@ from digitsum.experiments import EXPERIMENTS
 from digitsum.models import MODELS
 from digitsum.models.layers import Float32Linear
 from digitsum.objectives import MAX_SUM, OBJECTIVES
+from digitsum.studies import STUDIES
 from digitsum.training import build
 
 
@@ -36,9 +37,12 @@ def sums() -> torch.Tensor:
     return torch.tensor([3, 29])
 
 
-def test_experiments_use_every_model_and_every_objective():
-    assert {experiment.model for experiment in EXPERIMENTS.values()} == set(MODELS)
-    assert {experiment.objective for experiment in EXPERIMENTS.values()} == set(OBJECTIVES)
+def test_experiments_and_studies_use_every_model_and_every_objective():
+    variants = [
+        v.experiment for study in STUDIES.values() if study.variants for v in study.variants(EXPERIMENTS["reader"])
+    ]
+    assert {experiment.model for experiment in [*EXPERIMENTS.values(), *variants]} == set(MODELS)
+    assert {experiment.objective for experiment in [*EXPERIMENTS.values(), *variants]} == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

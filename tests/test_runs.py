@@ -23,7 +23,7 @@ NAME = "baseline_cnn-regression"
 RECORD = {
     "experiment", "source", "seed", "preset", "weights", "settings", "changed", "parameters", "trained_parameters",
     "data", "history", "best_epoch", "hardware", "versions", "commit", "date", "metrics", "confusion", "strings",
-    "seconds", "checkpoint",
+    "centre_error", "seconds", "checkpoint",
 }  # fmt: skip
 
 
@@ -115,9 +115,12 @@ def test_the_confusion_matrix_is_kept_as_its_entries(smoke, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.objective == "sum_likelihood"])
 def test_digits_are_counted_where_they_are_read_and_known(name, smoke, tiny):
-    assert smoke(name)["strings"].keys() == tiny.splits.keys()
+    record = smoke(name)
+    assert record["strings"].keys() == record["centre_error"].keys() == tiny.splits.keys()
+    assert all(0 < entry["value"] < 168 for entry in record["centre_error"].values())
     unknown = {split: Strips(strips.images, strips.sums) for split, strips in tiny.splits.items()}
-    assert smoke(name, data=replace(tiny, **unknown))["strings"] == {}
+    record = smoke(name, data=replace(tiny, **unknown))
+    assert record["strings"] == record["centre_error"] == {}
 
 
 def test_course_data_have_no_unseen_split(smoke, tiny, tmp_path):
@@ -311,7 +314,9 @@ def test_weights_that_can_be_had_are_used_and_recorded(tiny, monkeypatch):
     experiment = runs._with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
     model = torch.nn.Linear(1, 1)
     run = training.Run(experiment, 0, model, {}, [], 1, 0.0)
-    record = runs._record("resnet50-regression", run, tiny, torch.device("cpu"), "full")
+    record = runs._record(
+        "resnet50-regression", EXPERIMENTS["resnet50-regression"], run, tiny, torch.device("cpu"), "full"
+    )
     assert record["weights"] == "IMAGENET1K_V1" and record["changed"] == {}
 
 
@@ -329,10 +334,23 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
     commit.cache_clear()
 
 
+def test_a_record_is_found_by_settings_and_data(tmp_path):
+    """Also one from before a setting was there, which then had its default."""
+    path, settings = tmp_path / "record.json", asdict(EXPERIMENTS["reader"])
+    assert runs.recorded(path, settings, "a") is None
+    older = {key: value for key, value in settings.items() if key != "passes"}
+    record = {"settings": older, "data": {"fingerprint": "a"}, "seed": 0}
+    runs.write_record(record, path)
+    assert runs.recorded(path, settings, "a")["seed"] == 0
+    assert runs.recorded(path, settings | {"passes": 2}, "a") is runs.recorded(path, settings, "b") is None
+    path.write_text("not a record")
+    assert runs.recorded(path, settings, "a") is None
+
+
 def test_a_record_is_written_at_once_or_not_at_all(tmp_path):
     path = tmp_path / "record.json"
     record = {"settings": {}, "data": {"fingerprint": "a"}}
-    runs._write_record(record, path)
+    runs.write_record(record, path)
     with pytest.raises(TypeError):
-        runs._write_record(record | {"more": object()}, path)
+        runs.write_record(record | {"more": object()}, path)
     assert strict_json(path) == record and list(tmp_path.iterdir()) == [path]

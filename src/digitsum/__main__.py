@@ -1,4 +1,4 @@
-"""python -m digitsum train | reproduce | evaluate | compare | predict | tables: the package from a shell."""
+"""python -m digitsum train | reproduce | evaluate | compare | predict | study | tables: the package from a shell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision.models import ResNet50_Weights
 
@@ -25,11 +26,12 @@ from . import (
 )
 from .comparison import compare
 from .data import SOURCES
-from .evaluation import InputError
+from .evaluation import InputError, sum_log_probabilities
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .reproduce import plan
 from .runs import find_checkpoints
+from .studies import READER, SEEDS, STUDIES, run_study
 from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
@@ -126,12 +128,17 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     model = load_checkpoint(options.checkpoint, pick_device(options.device))
     for path in options.images:
-        predicted = predictions(model, read_strips(path))
+        strips = read_strips(path)
+        predicted = predictions(model, strips)
+        likely = np.exp(sum_log_probabilities(model, strips)) if predicted.readings else None
         for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
             line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
-            if predicted.readings:
-                reading = predicted.readings[row]
-                line += f", digits {' '.join(map(str, reading.digits))} with probability {reading.probability:.1%}"
+            if likely is not None:
+                reading, other = predicted.readings[row], likely[row].argsort()[-2]
+                line += (
+                    f" with probability {likely[row, total]:.1%}, digits {' '.join(map(str, reading.digits))} with "
+                    f"probability {reading.probability:.1%}; next {other} with probability {likely[row, other]:.1%}"
+                )
             print(line)
     return 0
 
@@ -144,6 +151,22 @@ def _compare(options: argparse.Namespace) -> int:
         print(f"{system['experiment']} seed {system['seed']}: {system['accuracy']:.1%} on {record['split']}")
     for name, why in record["left_out"].items():
         print(f"{name} is left out: {why}")
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    given = {key: getattr(options, key) for key in ("epochs", "train_limit")}
+    for name in STUDIES if options.study == "all" else [options.study]:
+        records = run_study(
+            name, data, seeds=options.seeds, only=options.only, changes={k: v for k, v in given.items() if v},
+            checkpoints=options.checkpoint, device=options.device, root=options.root, models=options.models,
+            results=options.results,
+        )  # fmt: skip
+        for path, record in records:
+            metrics = record.get("metrics", {})
+            print(path, *(f"{split} {percent(metrics[split]['accuracy'])}" for split in SPLITS if split in metrics))
     return 0
 
 
@@ -257,6 +280,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", type=Path, help=".npy strips, or PNG or JPEG images of a row of digits")
     predict.add_argument("--checkpoint", type=Path, required=True, help="weights to predict with")
     predict.set_defaults(run=_predict)
+
+    study = commands.add_parser("study", parents=[data, device], help="vary the reader, or measure it, for the tables")
+    study.add_argument("study", choices=["all", *STUDIES], metavar="NAME", help=", ".join(["all", *STUDIES]))
+    study.add_argument("--seeds", type=_natural, nargs="+", default=SEEDS, help="of the runs ({} {} {})".format(*SEEDS))
+    variants = {v.name: v for s in STUDIES.values() if s.variants for v in s.variants(EXPERIMENTS[READER])}
+    study.add_argument("--only", nargs="+", choices=list(variants), default=(), metavar="VARIANT", help="(all)")
+    study.add_argument("--epochs", type=_positive, help="in place of the reader's own")
+    study.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    study.add_argument("--checkpoint", type=Path, nargs="+", default=(), help="readers to measure (the published one)")
+    study.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    study.set_defaults(run=_study)
 
     tables = commands.add_parser("tables", help="renew the tables of the README from the records")
     tables.add_argument("--readme", type=Path, default=Path("README.md"))

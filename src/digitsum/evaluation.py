@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
+from torch import Tensor
 
-from .compose import HEIGHT, Strips
+from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips
 from .cuts import cut
 from .data import Data
 from .likelihood import Reading, sum_distribution
 from .models import StripModel
-from .objectives import MAX_SUM, NUM_SUMS, SumLikelihood
+from .objectives import NUM_SUMS, SumLikelihood
 from .training import EVALUATION_BATCH, keep_freed_memory, to_input
 
 CONFIDENCE = 0.95
@@ -59,18 +61,13 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     if images.shape[2] < MIN_WIDTH or images.shape[2] != (model.width or images.shape[2]):
         wanted = model.width or f"at least {MIN_WIDTH}"
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
-    model.eval()
-    keep_freed_memory()
-    device = next(model.parameters()).device
     values, sums, readings = [], [], []
-    for start in range(0, len(images), EVALUATION_BATCH):
-        batch = torch.from_numpy(np.array(images[start : start + EVALUATION_BATCH])).to(device)
-        outputs = model(to_input(batch))
-        predicted = model.objective.values(outputs)
+    for batch in outputs(model, images):
+        predicted = model.objective.values(batch)
         values.append(predicted.double().cpu().numpy())
         sums.append(model.objective.whole(predicted).cpu().numpy())
         if isinstance(model.objective, SumLikelihood):
-            readings += model.objective.read(outputs)
+            readings += model.objective.read(batch)
     return Predictions(
         np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]), readings
     )
@@ -95,6 +92,23 @@ def read(model: StripModel, strips: Strips) -> Predictions:
     digits = predictions(model, cut(strips).images).sums.reshape(len(strips), -1)  # (N, K)
     sums = digits.sum(axis=1).clip(max=MAX_SUM)
     return Predictions(sums.astype(np.float64), sums)
+
+
+@torch.no_grad()
+def outputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
+    """A model's outputs in float32, batch by batch, of images (N, 40, W) uint8; batches of wide strips are smaller."""
+    model.eval()
+    keep_freed_memory()
+    device = next(model.parameters()).device
+    size = max(EVALUATION_BATCH * WIDTH // max(images.shape[2], WIDTH), 1)
+    for start in range(0, len(images), size):
+        yield model(to_input(torch.from_numpy(np.array(images[start : start + size])).to(device)))
+
+
+def sum_log_probabilities(model: StripModel, images: np.ndarray) -> np.ndarray:
+    """A reader's log-probability of each sum, (N, 37) float64, given that there are as many digits as it counts."""
+    tables = [model.objective.distribution(batch).double().cpu().numpy() for batch in outputs(model, images)]
+    return np.concatenate(tables or [np.empty((0, NUM_SUMS))])
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
@@ -143,6 +157,17 @@ def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]
     """The share of strips whose digits (N, K) are read one by one, from left to right, with its interval."""
     right = [reading.digits == row for reading, row in zip(predicted.readings, digits.tolist(), strict=True)]
     return share(sum(right), len(right))
+
+
+def centre_errors(predicted: Predictions, corners: np.ndarray, stride: int) -> np.ndarray:
+    """How far in pixels a strip's digits are read from the centres of their glyphs, the mean over the strip's digits.
+
+    Of the strips, with glyphs at `corners` (N, K, 2), that are read as K digits: (M,), M of the N. A reader's columns
+    are `stride` pixels apart.
+    """
+    rows = [row for row, reading in enumerate(predicted.readings) if len(reading.columns) == corners.shape[1]]
+    columns = np.array([predicted.readings[row].columns for row in rows]).reshape(-1, corners.shape[1])
+    return np.abs(stride * columns - (corners[rows, :, 1] + (GLYPH - 1) / 2)).mean(axis=1)
 
 
 def share(hits: int, n: int) -> dict[str, float]:

@@ -17,8 +17,10 @@ class Experiment:
     report: str  # the report or paper that it follows
     left_open: str  # what that left open, and what was chosen here
     model_args: dict[str, Any] = field(default_factory=dict)
+    objective_args: dict[str, Any] = field(default_factory=dict)  # in place of the objective's own settings
     weights: str | None = None  # published weights to start from, as torchvision names them; None: a random start
     epochs: int = 15
+    passes: int = 1  # how often an epoch goes over the training strips
     batch_size: int = 64
     optimizer: str = "adam"  # a key of OPTIMIZERS
     lr: float = 1e-3  # learning rate; the highest one under the one-cycle schedule

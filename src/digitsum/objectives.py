@@ -35,7 +35,7 @@ class Regression(_Objective):
 
     def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
         """Mean squared error. Shapes: outputs (N, 1), sums (N,); `step` is not used."""
-        return F.mse_loss(outputs.squeeze(1), sums.to(outputs.dtype))
+        return F.mse_loss(self.values(outputs), sums.to(outputs.dtype))
 
     def values(self, outputs: Tensor) -> Tensor:
         """Real-valued predictions (N,), in units of the sum."""
@@ -44,6 +44,29 @@ class Regression(_Objective):
     def whole(self, values: Tensor) -> Tensor:
         """Predicted sums (N,): rounded and brought into 0..36."""
         return values.round().clamp(0, MAX_SUM).long()
+
+
+@dataclass(frozen=True)
+class AdditiveRegression(Regression):
+    """One number per column, outputs (N, T, 1); all of a strip's added up are its value."""
+
+    name: str = "additive_regression"
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Real-valued predictions (N,), in units of the sum."""
+        return outputs.sum(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class ExpectedSum(Regression):
+    """Columns of symbols, outputs (N, T, 11); the mean of the sum that they make is the strip's value."""
+
+    name: str = "expected_sum"
+    outputs: int = SYMBOLS
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Real-valued predictions (N,), in units of the sum."""
+        return moments(outputs).sum_mean
 
 
 @dataclass(frozen=True)
@@ -68,12 +91,13 @@ class SumLikelihood(_Objective):
 
     The first `start_steps` steps of training match moments instead: the mean of the sum and of the count, both in
     closed form. From a random start the likelihood alone lingers on a plateau, where no column yet means any digit;
-    the mean's gradient tells each column at once whether it should mean more or less.
+    the mean's gradient tells each column at once whether it should mean more or less. `count` may be the (least, most)
+    digits, or None for any number; only a known count is matched at the start.
     """
 
     name: str = "sum_likelihood"
     outputs: int = SYMBOLS
-    count: int = 4
+    count: int | tuple[int, int] | None = 4
     start_steps: int = 150
 
     def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
@@ -83,20 +107,28 @@ class SumLikelihood(_Objective):
         """
         if step is not None and step < self.start_steps:
             m = moments(outputs)
+            if not isinstance(self.count, int):
+                return (m.sum_mean - sums).square().mean()
             spread = 8.25 * self.count  # the variance of the sum of uniform digits
             return ((m.sum_mean - sums).square() / spread + (m.count_mean - self.count).square()).mean()
         return -sum_log_likelihood(outputs, sums, self.count).mean()
 
     def values(self, outputs: Tensor) -> Tensor:
-        """The most probable sum (N,) as a float, over every placement and every string of `count` digits."""
-        return sum_distribution(outputs, self.count).argmax(dim=1).to(outputs.dtype)
+        """The most probable sum (N,) as a float, over every placement and string of digits that `count` allows."""
+        return self.distribution(outputs).argmax(dim=1).to(outputs.dtype)
+
+    def distribution(self, outputs: Tensor) -> Tensor:
+        """The log-probability of each sum given the count of digits, (N, 9K + 1); of 0..36 where the count is open."""
+        table = sum_distribution(outputs, self.count)
+        return (table if isinstance(self.count, int) else table[:, :NUM_SUMS]).log_softmax(dim=1)
 
     def read(self, outputs: Tensor) -> list[Reading]:
         """The most likely digits of each strip, with their columns and their probability."""
         return read_strings(outputs, self.count)
 
 
-Objective = Regression | Classification | SumLikelihood
+Objective = Regression | Classification | SumLikelihood  # and their kinds
 OBJECTIVES: dict[str, Objective] = {
-    objective.name: objective for objective in (Regression(), Classification(), SumLikelihood())
+    objective.name: objective
+    for objective in (Regression(), Classification(), SumLikelihood(), AdditiveRegression(), ExpectedSum())
 }

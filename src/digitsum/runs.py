@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
 from .compose import Strips
 from .data import Data
-from .evaluation import Predictions, confusion, evaluate, strings_read
+from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, strings_read
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
 from .training import Run, build, has_bfloat16, pick_device, train
@@ -64,36 +64,50 @@ def run_experiment(
     experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
     experiment = _with_available_weights(experiment, on_missing_weights)
     folder = folder_name(data.source, preset_name)
-    run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{_settings_digest(experiment, data)}"
+    run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{settings_digest(experiment, data)}"
     state_path = run_folder / "resume.pt"
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
-    trained = time.perf_counter()
-    read = data.head(experiment.evaluate_limit, experiment.evaluate_limit)
-    evaluated, predicted = evaluate(run.model, read)
-    record = _record(name, run, data, chosen, preset_name) | {
-        "metrics": evaluated,
-        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in read.splits.items()},
-        "strings": {
-            split: strings_read(predicted[split], strips.digits)
-            for split, strips in read.splits.items()
-            if predicted[split].readings and strips.digits is not None
-        },
-        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
-    }
+    record = record_of(name, EXPERIMENTS[name], run, data, chosen, preset_name)
     kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
     about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
-        "data": data.fingerprint, "validation": evaluated["val"],
+        "objective_args": experiment.objective_args, "data": data.fingerprint, "validation": record["metrics"]["val"],
     }  # fmt: skip
     save_checkpoint(run.model, run_folder / "best.safetensors", **about)
     last = build(replace(experiment, weights=None))
     last.load_state_dict(run.last)
     save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
     record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
-    _write_record(record, Path(results) / folder / f"{name}-seed{seed}.json")
+    write_record(record, Path(results) / folder / f"{name}-seed{seed}.json")
     state_path.unlink(missing_ok=True)
     return record
+
+
+def record_of(
+    name: str, usual: Experiment, run: Run, data: Data, device: torch.device, preset_name: str
+) -> dict[str, Any]:
+    """The record of a finished run: what was trained, how it departs from the `usual` settings, and what it reads."""
+    trained = time.perf_counter()
+    read = data.head(run.experiment.evaluate_limit, run.experiment.evaluate_limit)
+    evaluated, predicted = evaluate(run.model, read)
+    readers = {split: strips for split, strips in read.splits.items() if predicted[split].readings}
+    centres = {
+        split: centre_errors(predicted[split], strips.corners, run.model.stride)
+        for split, strips in readers.items()
+        if strips.corners is not None and run.model.stride is not None
+    }
+    return _record(name, usual, run, data, device, preset_name) | {
+        "metrics": evaluated,
+        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in read.splits.items()},
+        "strings": {
+            split: strings_read(predicted[split], strips.digits)
+            for split, strips in readers.items()
+            if strips.digits is not None
+        },
+        "centre_error": {split: mean(errors) for split, errors in centres.items() if len(errors)},
+        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
+    }
 
 
 def resolve_preset(name: str, device: torch.device) -> str:
@@ -142,17 +156,21 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
     return done
 
 
-def _write_record(record: dict[str, Any], path: Path) -> None:
+def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+    """The record at `path`, if it is of a run with these settings on the data of this fingerprint; otherwise None."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    there = record | {"data": record.get("data", {}).get("fingerprint")}
+    return record if same_run(there, {"settings": settings, "data": fingerprint}) else None
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON; one of a run with other settings or on other data is set aside."""
     text = json.dumps(record, indent=1)
-    if path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            there = {}
-        there["data"] = there.get("data", {}).get("fingerprint")
-        if not same_run(there, record | {"data": record["data"]["fingerprint"]}):
-            _set_aside(path)
+    if path.exists() and recorded(path, record["settings"], record["data"]["fingerprint"]) is None:
+        _set_aside(path)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -162,7 +180,7 @@ def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
 
     A setting that was not there yet when a run was written down counts as its default.
     """
-    defaults = {each.name: each.default for each in fields(Experiment) if each.default is not MISSING}
+    defaults = asdict(Experiment(model="", objective="", report="", left_open=""))
 
     def decisive(settings: dict[str, Any]) -> dict[str, Any]:
         written = json.loads(json.dumps(defaults | settings))  # tuples become lists
@@ -183,7 +201,9 @@ def _set_aside(path: Path) -> Path:
     return path.rename(folder / f"{path.stem}-{free}{path.suffix}")
 
 
-def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: str) -> dict[str, Any]:
+def _record(
+    name: str, usual: Experiment, run: Run, data: Data, device: torch.device, preset_name: str
+) -> dict[str, Any]:
     experiment = run.experiment
     return {
         "experiment": name,
@@ -192,16 +212,22 @@ def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: 
         "preset": preset_name,
         "weights": experiment.weights or "none",
         "settings": asdict(experiment),
-        "changed": differences(experiment, EXPERIMENTS[name]),
+        "changed": differences(experiment, usual),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "trained_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        "history": run.history,
+        "best_epoch": run.best_epoch,
+    } | circumstances(data, device)
+
+
+def circumstances(data: Data, device: torch.device) -> dict[str, Any]:
+    """The data, hardware and code of a run, and the day."""
+    return {
         "data": {
             "fingerprint": data.fingerprint,
             "seed": data.seed,
             "strips": {name: len(strips) for name, strips in data.splits.items()},
         },
-        "history": run.history,
-        "best_epoch": run.best_epoch,
     } | provenance(device)
 
 
@@ -246,7 +272,7 @@ def commit() -> str | None:
     return head + ("-dirty" if changed else "")
 
 
-def _settings_digest(experiment: Experiment, data: Data) -> str:
+def settings_digest(experiment: Experiment, data: Data) -> str:
     return hashlib.sha256(repr((sorted(asdict(experiment).items()), data.fingerprint)).encode()).hexdigest()[:8]
 
 

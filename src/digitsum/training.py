@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def keep_freed_memory() -> None:
 
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
-    objective = OBJECTIVES[experiment.objective]
+    objective = replace(OBJECTIVES[experiment.objective], **experiment.objective_args)
     args = dict(experiment.model_args) | ({"weights": experiment.weights} if experiment.weights else {})
     with _seeded(seed):
         model = MODELS[experiment.model](outputs=objective.outputs, **args)
@@ -116,7 +116,8 @@ def train(
     device = pick_device(device)
     keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    learn, choose = data.train[: experiment.train_limit], data.val
+    strips, choose = data.train[: experiment.train_limit], data.val
+    learn = strips[np.tile(np.arange(len(strips)), experiment.passes)]
     if model.reads_cuts:
         learn, choose = cut(learn), cut(choose)
     images, sums = resident(learn, device)
