@@ -17,6 +17,7 @@ from . import (
     DataError,
     TrainingError,
     WeightsError,
+    distributed,
     evaluate,
     load_checkpoint,
     load_data,
@@ -28,6 +29,7 @@ from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .runs import find_checkpoints
+from .stream import streamed
 from .tables import TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
@@ -49,10 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    with distributed.joined(options.device):
+        return _train_here(options)
+
+
+def _train_here(options: argparse.Namespace) -> int:
     data = load_data(options.source, options.root, options.data_seed)
+    if options.stream:
+        data = streamed(data, options.stream, options.root)
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if options.stream:
+        changes["train_limit"] = None  # which a preset may have set
     if options.weights is not None:
         changes["weights"] = None if options.weights == "none" else options.weights
     for name in options.experiments:
@@ -161,7 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=_positive, help="in place of the experiment's own")
     train.add_argument("--batch-size", type=_positive, help="in place of the experiment's own")
     train.add_argument("--lr", type=_rate, help="learning rate in place of the experiment's own")
-    train.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    amount = train.add_mutually_exclusive_group()
+    amount.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    amount.add_argument(
+        "--stream", type=_positive, metavar="N", help="train on N strips composed on the fly, never all in memory"
+    )
     train.add_argument(
         "--weights", choices=["none", *ResNet50_Weights.__members__],
         help="published weights to start from, in place of the experiment's own",

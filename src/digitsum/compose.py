@@ -7,6 +7,7 @@ Its layout reproduces the course data's measured statistics (mean and spread of 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,7 +51,7 @@ class Strips:
         return digest.hexdigest()[:16]
 
 
-def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int, digits: int = 4) -> Strips:
+def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | Sequence[int], digits: int = 4) -> Strips:
     """Draw `n` strips of `digits` glyphs each, the same for the same arguments on every platform.
 
     Each glyph starts after a gap of -16..14 columns from its left neighbour's box, never left of the canvas, at a

@@ -330,12 +330,30 @@ def digit_glyphs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digits(seed: int, why: str) -> Data:
+    seen, unseen = _divided_digits(seed)
+    return _composed("digits", seen, unseen, seed, why)
+
+
+def _divided_digits(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The glyphs and labels of four fifths of the digits, and of the fifth that is kept for `unseen`."""
     glyphs, labels = digit_glyphs()
-    seen, unseen = np.split(_permutation(len(labels), seed), [len(labels) * 4 // 5])
-    return _composed("digits", (glyphs[seen], labels[seen]), (glyphs[unseen], labels[unseen]), seed, why)
+    parts = np.split(_permutation(len(labels), seed), [len(labels) * 4 // 5])
+    return [(glyphs[rows], labels[rows]) for rows in parts]
 
 
 # Both generated sources
+
+
+def training_glyphs(source: str, root: str | Path = "data", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The glyphs (G, 28, 28) uint8 and labels (G,) int64 of which a source's training strips are composed.
+
+    Raises DataError for the course's files, whose digits are not known.
+    """
+    if source == "mnist":
+        return mnist_glyphs(root, train=True)
+    if source == "digits":
+        return _divided_digits(seed)[0]
+    raise DataError(f"the strips of source {source} come from files; only mnist and digits can make further ones")
 
 
 def _composed(

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
+from . import distributed
 from .compose import HEIGHT
 from .data import Data
 from .likelihood import Reading, sum_distribution
@@ -112,8 +113,11 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
 
 
 def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
-    """Metrics and predictions for every split, and for "entire": training, validation and test strips together."""
-    predicted = {name: predictions(model, split.images) for name, split in data.splits.items()}
+    """Metrics and predictions for every split, and for "entire": training, validation and test strips together.
+
+    Several processes predict a part each, and all get the whole.
+    """
+    predicted = {name: _shared(model, split.images) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}
     whole = ("train", "val", "test")
     predicted["entire"] = Predictions(
@@ -122,6 +126,16 @@ def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, P
     )
     truth["entire"] = np.concatenate([truth[name] for name in whole])
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
+
+
+def _shared(model: StripModel, images: np.ndarray) -> Predictions:
+    parts = distributed.gathered(predictions(model, distributed.mine(images)))
+    if len(parts) == 1:
+        return parts[0]
+    return Predictions(
+        np.concatenate([part.values for part in parts]), np.concatenate([part.sums for part in parts]),
+        [reading for part in parts for reading in part.readings],
+    )  # fmt: skip
 
 
 def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]:

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import distributed
 from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
 from .compose import Strips
 from .data import Data
 from .evaluation import Predictions, confusion, evaluate, strings_read
 from .experiments import EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
+from .stream import CHUNK, StripStream
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -69,7 +71,8 @@ def run_experiment(
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
     trained = time.perf_counter()
-    read = data.head(experiment.evaluate_limit, experiment.evaluate_limit)
+    limit = experiment.evaluate_limit
+    read = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
     evaluated, predicted = evaluate(run.model, read)
     record = _record(name, run, data, chosen, preset_name) | {
         "metrics": evaluated,
@@ -81,6 +84,8 @@ def run_experiment(
         },
         "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
     }
+    if distributed.rank() > 0:
+        return record | {"checkpoint": "left to the first process"}
     kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
     about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
@@ -212,6 +217,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.processes(),
         "bfloat16": has_bfloat16(device),
     }
 
