@@ -64,7 +64,7 @@ def run_experiment(
     chosen = pick_device(device)
     preset_name = resolve_preset(preset_name, chosen)
     experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
-    experiment = _with_available_weights(experiment, on_missing_weights)
+    experiment = with_available_weights(experiment, on_missing_weights)
     folder = folder_name(data.source, preset_name)
     run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{_settings_digest(experiment, data)}"
     state_path = run_folder / "resume.pt"
@@ -115,7 +115,7 @@ def find_checkpoints(source: str, preset_name: str = "full", models: str | Path 
     }
 
 
-def _with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
+def with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
     """The experiment as it is, or from a random start where its published weights cannot be had and that is allowed."""
     if experiment.weights is None:
         return experiment
