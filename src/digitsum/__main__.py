@@ -1,4 +1,4 @@
-"""python -m digitsum train | evaluate | predict | tables: the package's functions from a shell."""
+"""python -m digitsum train | evaluate | predict | bench | tables: the package's functions from a shell."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from . import (
     DataError,
     TrainingError,
     WeightsError,
+    bench,
     distributed,
     evaluate,
     load_checkpoint,
     load_data,
+    performance,
     predictions,
     run_experiment,
 )
@@ -113,6 +115,24 @@ def _predict(options: argparse.Namespace) -> int:
 def _tables(options: argparse.Namespace) -> int:
     changed = renew(options.readme, options.results)
     print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
+    if options.page.is_file():
+        changed = performance.renew(options.page, options.results)
+        print(f"{options.page} {'has new tables' if changed else 'agrees with the records already'}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    timed = ["accuracy"] if options.time_to_accuracy else []
+    for part in (options.only or ([] if timed else bench.USUAL_PARTS)) + timed:
+        record = bench.measure(
+            part, data, device=options.device, repeats=options.repeats, minutes=options.time_to_accuracy,
+            results=options.results,
+        )  # fmt: skip
+        print(f"\n{performance.tables([record])[part]}", flush=True)
     return 0
 
 
@@ -197,8 +217,23 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--checkpoint", type=Path, required=True, help="weights to predict with")
     predict.set_defaults(run=_predict)
 
-    tables = commands.add_parser("tables", help="renew the tables of the README from the records")
+    speed = commands.add_parser("bench", parents=[data], help="measure speed and memory, and write a record of it")
+    speed.add_argument(
+        "--only", nargs="+", choices=bench.USUAL_PARTS, metavar="PART", help=", ".join(bench.USUAL_PARTS)
+    )
+    speed.add_argument(
+        "--time-to-accuracy", type=_rate, metavar="MINUTES",
+        help="train up to so many minutes each, and record when unseen strips are read well enough",
+    )  # fmt: skip
+    speed.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    speed.add_argument("--threads", type=_positive, help="of the processor (as many as it has cores)")
+    speed.add_argument("--repeats", type=_positive, default=5, help="of every measurement (5)")
+    speed.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    speed.set_defaults(run=_bench)
+
+    tables = commands.add_parser("tables", help="renew the tables of README and docs/performance.md from the records")
     tables.add_argument("--readme", type=Path, default=Path("README.md"))
+    tables.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="renewed where it is there")
     tables.add_argument("--results", type=Path, default=Path("results"))
     tables.set_defaults(run=_tables)
     return parser

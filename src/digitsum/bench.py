@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import platform
 import re
-import resource
 import statistics
 import time
 import tracemalloc
@@ -79,16 +78,16 @@ def measure(
     *,
     device: str = "auto",
     repeats: int = 5,
-    minutes: float = 10,
+    minutes: float | None = None,
     results: str | Path = "results",
 ) -> Result:
     """Measure one of PARTS and write it into the machine's record; returns the whole record.
 
-    `minutes` limits each training of "accuracy". The number of threads is torch's.
+    `minutes` limits each training of "accuracy", and is of no account elsewhere. The number of threads is torch's.
     """
     commit()
     chosen, started = pick_device(device), time.perf_counter()
-    measured = PARTS[part](data, chosen, repeats, minutes)
+    measured = PARTS[part](data, chosen, repeats, minutes or 0)
     about = hardware(chosen)
     name = about["cpu"] if chosen.type == "cpu" else about["device"]
     path = Path(results) / "bench" / f"{_slug(name)}-{about['threads']}-threads.json"
@@ -332,6 +331,8 @@ def _peak(device: torch.device) -> int:
     status = Path("/proc/self/status")
     if status.exists():  # Linux hands ru_maxrss down to the programs that a process starts, so it is not their own
         return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])  # type: ignore[index]
+    import resource  # which Windows has not
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
@@ -528,3 +529,4 @@ PARTS: dict[str, Callable[[Data, torch.device, int, float], Result]] = {
     "phases": phases,
     "accuracy": accuracy,
 }
+USUAL_PARTS = [part for part in PARTS if part != "accuracy"]  # which trains, and takes long
