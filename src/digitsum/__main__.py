@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from . import (
     predictions,
     run_experiment,
 )
-from .data import SOURCES
+from .data import SOURCES, Data
 from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
+from .many import side_by_side
 from .runs import find_checkpoints
 from .stream import streamed
 from .tables import TableError, markdown_table, number, percent, renew
@@ -58,9 +60,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_here(options: argparse.Namespace) -> int:
-    data = load_data(options.source, options.root, options.data_seed)
-    if options.stream:
-        data = streamed(data, options.stream, options.root)
+    data = _load(options)
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -71,14 +71,42 @@ def _train_here(options: argparse.Namespace) -> int:
     for name in options.experiments:
         if changes.get("weights") and EXPERIMENTS[name].weights is None:
             raise WeightsError(f"{name} takes no published weights; leave --weights {options.weights} away")
-        record = run_experiment(
-            name, data, seed=options.seed, device=options.device, preset_name=options.preset, changes=changes,
-            on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
-        )  # fmt: skip
-        for setting, (usual, chosen) in record["changed"].items():
-            print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
-        print(_metrics_table(record["metrics"]), record["checkpoint"], sep="\n")
-    return 0
+    jobs = [(name, seed) for name in options.experiments for seed in options.seed]
+    if options.processes == 1:
+        for job in jobs:
+            _report(job, _run(options, changes, job, data))
+        return 0
+    failed = False
+    for (name, seed), future in side_by_side(partial(_run, options, changes), jobs, options.processes):
+        try:
+            _report((name, seed), future.result())
+        except EXPECTED as error:  # the others go on
+            print(f"digitsum: {name}, seed {seed}: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def _load(options: argparse.Namespace) -> Data:
+    data = load_data(options.source, options.root, options.data_seed)
+    return streamed(data, options.stream, options.root) if options.stream else data
+
+
+def _run(
+    options: argparse.Namespace, changes: dict[str, Any], job: tuple[str, int], data: Data | None = None
+) -> dict[str, Any]:
+    """Run one experiment with one seed; a process of its own, which is given no data, loads them and shows no bar."""
+    return run_experiment(
+        job[0], data or _load(options), seed=job[1], device=options.device, preset_name=options.preset, changes=changes,
+        on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+        progress=data is not None, again=not options.missing,
+    )  # fmt: skip
+
+
+def _report(job: tuple[str, int], record: dict[str, Any]) -> None:
+    name, seed = job
+    for setting, (usual, chosen) in record["changed"].items():
+        print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
+    print(f"{name}, seed {seed}:", _metrics_table(record["metrics"]), record["checkpoint"], sep="\n", flush=True)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -188,7 +216,15 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", parents=[data, device], help="train experiments, save weights, write records")
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
-    train.add_argument("--seed", type=_natural, default=0, help="start of the weights and order of the data (0)")
+    train.add_argument(
+        "--seed",
+        type=_natural,
+        nargs="+",
+        default=[0],
+        help="start of the weights and order of the data; several: a run each (0)",
+    )
+    train.add_argument("--processes", type=_positive, default=1, help="runs side by side, each on a device (1)")
+    train.add_argument("--missing", action="store_true", help="leave out runs that have left their record already")
     train.add_argument("--epochs", type=_positive, help="in place of the experiment's own")
     train.add_argument("--batch-size", type=_positive, help="in place of the experiment's own")
     train.add_argument("--lr", type=_rate, help="learning rate in place of the experiment's own")

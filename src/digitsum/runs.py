@@ -49,8 +49,11 @@ def run_experiment(
     models: str | Path = "models",
     results: str | Path = "results",
     progress: bool = True,
+    again: bool = True,
 ) -> dict[str, Any]:
     """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record, also written as JSON.
+
+    Where such a run, with the same settings and data, has left its record already, it is made again, or not: `again`.
 
     `preset_name` is one of PRESETS or "auto" (full on CUDA, otherwise quick); `changes` replaces single settings, and
     the record says which. Where published weights cannot be had, `on_missing_weights` decides: "error" stops, "scratch"
@@ -66,6 +69,10 @@ def run_experiment(
     experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
     experiment = with_available_weights(experiment, on_missing_weights)
     folder = folder_name(data.source, preset_name)
+    record_path = Path(results) / folder / f"{name}-seed{seed}.json"
+    there = _read_record(record_path)
+    if not again and _same(there, {"settings": asdict(experiment), "data": data.fingerprint}):
+        return json.loads(record_path.read_text(encoding="utf-8"))
     run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{_settings_digest(experiment, data)}"
     state_path = run_folder / "resume.pt"
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
@@ -96,7 +103,7 @@ def run_experiment(
     last.load_state_dict(run.last)
     save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
     record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
-    _write_record(record, Path(results) / folder / f"{name}-seed{seed}.json")
+    _write_record(record, record_path)
     state_path.unlink(missing_ok=True)
     return record
 
@@ -150,16 +157,19 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
 def _write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON; one of a run with other settings or on other data is set aside."""
     text = json.dumps(record, indent=1)
-    if path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            there = {}
-        there["data"] = there.get("data", {}).get("fingerprint")
-        if not _same(there, json.loads(text) | {"data": record["data"]["fingerprint"]}):
-            _set_aside(path)
+    if path.exists() and not _same(_read_record(path), record | {"data": record["data"]["fingerprint"]}):
+        _set_aside(path)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What a record is compared by, its settings and its data's fingerprint; {} where there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {"settings": record["settings"], "data": record["data"]["fingerprint"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _same(there: dict[str, Any], here: dict[str, Any]) -> bool:
