@@ -39,6 +39,7 @@ from .training import pick_device
 
 EXPECTED = (
     CheckpointError, DataError, ImageError, InputError, OSError, TableError, TrainingError, WeightsError,
+    distributed.DeviceError,
 )  # fmt: skip
 SPLITS = ("train", "val", "test", "unseen", "entire")
 
@@ -60,7 +61,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_here(options: argparse.Namespace) -> int:
-    data = _load(options)
+    with distributed.first_alone():
+        data = _load(options)
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -221,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_natural,
         nargs="+",
         default=[0],
-        help="start of the weights and order of the data; several: a run each (0)",
+        help="start of the weights and order of the data, one or more (0)",
     )
     train.add_argument("--processes", type=_positive, default=1, help="runs side by side, each on a device (1)")
     train.add_argument("--missing", action="store_true", help="leave out runs that have left their record already")

@@ -457,14 +457,14 @@ def floor(data: Data, device: torch.device, repeats: int, minutes: float) -> Res
 
 # Where the reader's step goes
 
-GROUPS = {  # the first whose words are in an operation's name takes it
-    "convolution": ("conv",),
+GROUPS = {  # the first with a word of an operation's name takes it
+    "convolution": ("convolution", "conv2d"),
     "batch norm": ("batch_norm",),
-    "matrix product": ("mm", "matmul"),
-    "resampling": ("grid_sampler", "upsample", "pool"),
-    "sums of exponentials": ("logsumexp", "logcumsumexp", "softmax", "exp", "log"),
+    "matrix product": ("mm", "addmm", "bmm", "baddbmm", "matmul"),
+    "resampling": ("grid_sampler", "upsample", "pool2d"),
+    "sums of exponentials": ("logsumexp", "logcumsumexp", "logaddexp", "softmax", "exp", "log"),
     "copies, casts, gathers": ("copy", "clone", "cat", "fill", "zero", "empty", "index", "gather", "pad", "stack"),
-    "optimiser kernels": ("_fused", "_foreach"),
+    "optimiser kernels": ("fused", "foreach"),
 }
 OTHER = "other element-wise work"
 
@@ -513,7 +513,8 @@ def phases(data: Data, device: torch.device, repeats: int, minutes: float) -> Re
 
 
 def _group(operation: str) -> str:
-    return next((group for group, words in GROUPS.items() if any(word in operation for word in words)), OTHER)
+    name = operation.removeprefix("aten::")
+    return next((g for g, words in GROUPS.items() if re.search(rf"(^|_)({'|'.join(words)})(_|$)", name)), OTHER)
 
 
 def _slug(name: str) -> str:

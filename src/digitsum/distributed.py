@@ -25,6 +25,10 @@ Rows = TypeVar("Rows", Tensor, np.ndarray)
 Thing = TypeVar("Thing")
 
 
+class DeviceError(RuntimeError):
+    """There are not as many devices as processes; the message says what to do."""
+
+
 def processes() -> int:
     """How many processes share the run: 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -39,7 +43,7 @@ def rank() -> int:
 def joined(device: str) -> Iterator[None]:
     """Join torchrun's other processes, each on a device of its own; nothing where torchrun did not start this one.
 
-    Processes other than the first stay silent on standard output. Raises RuntimeError where a machine has fewer GPUs
+    Processes other than the first stay silent on standard output. Raises DeviceError where a machine has fewer GPUs
     than processes.
     """
     if not dist.is_torchelastic_launched():
@@ -49,17 +53,27 @@ def joined(device: str) -> Iterator[None]:
     local = int(os.environ["LOCAL_RANK"])
     if on_gpus:
         if local >= torch.cuda.device_count():
-            raise RuntimeError(
+            raise DeviceError(
                 f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start no more processes than "
                 "there are GPUs, or give --device cpu"
             )
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if on_gpus else "gloo")
     try:
-        with contextlib.redirect_stdout(sys.stdout if rank() == 0 else open(os.devnull, "w")):
+        with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence if rank() else sys.stdout):
             yield
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+    """Let the first process through the block before the others: what it downloads there, they find."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and processes() > 1:
+        dist.barrier()
 
 
 def mine(rows: Rows) -> Rows:
