@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 
 from .bench import TARGETS
@@ -42,7 +43,8 @@ def renew(page: str | Path = "docs/performance.md", results: str | Path = "resul
     new = filled(old, tables(records), page)
     machines = {hardware_words(r["hardware"]): r["parts"]["phases"]["phases"] for r in _having(records, "phases")}
     if machines:
-        with replacing(page.with_name(FIGURE)) as temporary:
+        # The salt makes the names within the file the same every time.
+        with replacing(page.with_name(FIGURE)) as temporary, mpl.rc_context({"svg.hashsalt": FIGURE}):
             step_phases(machines).savefig(temporary, format="svg", metadata={"Date": None})
     if new != old:
         with replacing(page) as temporary:

@@ -237,7 +237,7 @@ def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
     return _done(figure)
 
 
-@mpl.rc_context(STYLE | {"svg.hashsalt": "digitsum"})
+@mpl.rc_context(STYLE)
 def step_phases(machines: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Where a training step goes: a panel per machine, a bar per phase, stacked by group of operations, in seconds."""
     figure, grid = plt.subplots(1, max(len(machines), 1), figsize=(WIDTH, 3.6), squeeze=False)
