@@ -311,7 +311,7 @@ def test_a_random_start_is_never_called_anything_else(name, smoke, no_weights, t
 def test_weights_that_can_be_had_are_used_and_recorded(tiny, monkeypatch):
     """Without running ResNet-50: what it would start from and its record would say."""
     monkeypatch.setattr(pretrained, "pretrained_state", lambda weights: torchvision.models.resnet50().state_dict())
-    experiment = runs._with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
+    experiment = runs.with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
     model = torch.nn.Linear(1, 1)
     run = training.Run(experiment, 0, model, {}, [], 1, 0.0)
     record = runs._record(

@@ -1,10 +1,11 @@
-"""python -m digitsum train | reproduce | evaluate | compare | predict | study | tables: the package from a shell."""
+"""python -m digitsum train | reproduce | evaluate | compare | predict | study | bench | tables: all from a shell."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,31 @@ from . import (
     DataError,
     TrainingError,
     WeightsError,
+    bench,
+    distributed,
     evaluate,
     load_checkpoint,
     load_data,
+    performance,
     predictions,
     run_experiment,
 )
 from .comparison import compare
-from .data import SOURCES
+from .data import SOURCES, Data
 from .evaluation import InputError, sum_log_probabilities
 from .experiments import PRESETS
 from .images import ImageError, read_strips
+from .many import side_by_side
 from .reproduce import plan
 from .runs import find_checkpoints
+from .stream import streamed
 from .studies import READER, SEEDS, STUDIES, run_study
 from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
     CheckpointError, DataError, ImageError, InputError, OSError, TableError, TrainingError, WeightsError,
+    distributed.DeviceError,
 )  # fmt: skip
 
 
@@ -52,23 +59,59 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    data = load_data(options.source, options.root, options.data_seed)
+    with distributed.joined(options.device):
+        return _train_here(options)
+
+
+def _train_here(options: argparse.Namespace) -> int:
+    with distributed.first_alone():
+        data = _load(options)
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if options.stream:
+        changes["train_limit"] = None  # which a preset may have set
     if options.weights is not None:
         changes["weights"] = None if options.weights == "none" else options.weights
     for name in options.experiments:
         if changes.get("weights") and EXPERIMENTS[name].weights is None:
             raise WeightsError(f"{name} takes no published weights; leave --weights {options.weights} away")
-        record = run_experiment(
-            name, data, seed=options.seed, device=options.device, preset_name=options.preset, changes=changes,
-            on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
-        )  # fmt: skip
-        for setting, (usual, chosen) in record["changed"].items():
-            print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
-        print(_metrics_table(record["metrics"]), record["checkpoint"], sep="\n")
-    return 0
+    jobs = [(name, seed) for name in options.experiments for seed in options.seed]
+    if options.processes == 1:
+        for job in jobs:
+            _report(job, _run(options, changes, job, data))
+        return 0
+    failed = False
+    for (name, seed), future in side_by_side(partial(_run, options, changes), jobs, options.processes):
+        try:
+            _report((name, seed), future.result())
+        except EXPECTED as error:  # the others go on
+            print(f"digitsum: {name}, seed {seed}: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def _load(options: argparse.Namespace) -> Data:
+    data = load_data(options.source, options.root, options.data_seed)
+    return streamed(data, options.stream, options.root) if options.stream else data
+
+
+def _run(
+    options: argparse.Namespace, changes: dict[str, Any], job: tuple[str, int], data: Data | None = None
+) -> dict[str, Any]:
+    """Run one experiment with one seed; a process of its own, which is given no data, loads them and shows no bar."""
+    return run_experiment(
+        job[0], data or _load(options), seed=job[1], device=options.device, preset_name=options.preset, changes=changes,
+        on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+        progress=data is not None, again=not options.missing,
+    )  # fmt: skip
+
+
+def _report(job: tuple[str, int], record: dict[str, Any]) -> None:
+    name, seed = job
+    for setting, (usual, chosen) in record["changed"].items():
+        print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
+    print(f"{name}, seed {seed}:", _metrics_table(record["metrics"]), record["checkpoint"], sep="\n", flush=True)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -173,6 +216,24 @@ def _study(options: argparse.Namespace) -> int:
 def _tables(options: argparse.Namespace) -> int:
     changed = renew(options.readme, options.results)
     print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
+    if options.page.is_file():
+        changed = performance.renew(options.page, options.results)
+        print(f"{options.page} {'has new tables' if changed else 'agrees with the records already'}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    timed = ["accuracy"] if options.time_to_accuracy else []
+    for part in (options.only or ([] if timed else bench.USUAL_PARTS)) + timed:
+        record = bench.measure(
+            part, data, device=options.device, repeats=options.repeats, minutes=options.time_to_accuracy,
+            results=options.results,
+        )  # fmt: skip
+        print(f"\n{performance.tables([record])[part]}", flush=True)
     return 0
 
 
@@ -243,11 +304,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
-    train.add_argument("--seed", type=_natural, default=0, help="start of the weights and order of the data (0)")
+    train.add_argument(
+        "--seed",
+        type=_natural,
+        nargs="+",
+        default=[0],
+        help="start of the weights and order of the data, one or more (0)",
+    )
+    train.add_argument("--processes", type=_positive, default=1, help="runs side by side, each on a device (1)")
+    train.add_argument("--missing", action="store_true", help="leave out runs that have left their record already")
     train.add_argument("--epochs", type=_positive, help="in place of the experiment's own")
     train.add_argument("--batch-size", type=_positive, help="in place of the experiment's own")
     train.add_argument("--lr", type=_rate, help="learning rate in place of the experiment's own")
-    train.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    amount = train.add_mutually_exclusive_group()
+    amount.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    amount.add_argument(
+        "--stream", type=_positive, metavar="N", help="train on N strips composed on the fly, never all in memory"
+    )
     train.add_argument(
         "--weights", choices=["none", *ResNet50_Weights.__members__],
         help="published weights to start from, in place of the experiment's own",
@@ -292,8 +365,23 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     study.set_defaults(run=_study)
 
-    tables = commands.add_parser("tables", help="renew the tables of the README from the records")
+    speed = commands.add_parser("bench", parents=[data], help="measure speed and memory, and write a record of it")
+    speed.add_argument(
+        "--only", nargs="+", choices=bench.USUAL_PARTS, metavar="PART", help=", ".join(bench.USUAL_PARTS)
+    )
+    speed.add_argument(
+        "--time-to-accuracy", type=_rate, metavar="MINUTES",
+        help="train up to so many minutes each, and record when unseen strips are read well enough",
+    )  # fmt: skip
+    speed.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    speed.add_argument("--threads", type=_positive, help="of the processor (as many as it has cores)")
+    speed.add_argument("--repeats", type=_positive, default=5, help="of every measurement (5)")
+    speed.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    speed.set_defaults(run=_bench)
+
+    tables = commands.add_parser("tables", help="renew the tables of README and docs/performance.md from the records")
     tables.add_argument("--readme", type=Path, default=Path("README.md"))
+    tables.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="renewed where it is there")
     tables.add_argument("--results", type=Path, default=Path("results"))
     tables.set_defaults(run=_tables)
     return parser

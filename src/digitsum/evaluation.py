@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
+from . import distributed
 from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips
 from .cuts import cut
 from .data import Data
@@ -88,7 +89,7 @@ def read(model: StripModel, strips: Strips) -> Predictions:
     Raises DataError where a model needs these places and they are not known.
     """
     if not model.reads_cuts:
-        return predictions(model, strips.images)
+        return _shared(model, strips.images)
     digits = predictions(model, cut(strips).images).sums.reshape(len(strips), -1)  # (N, K)
     sums = digits.sum(axis=1).clip(max=MAX_SUM)
     return Predictions(sums.astype(np.float64), sums)
@@ -141,7 +142,10 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
 
 
 def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
-    """Metrics and predictions for every split, and for "entire": training, validation and test strips together."""
+    """Metrics and predictions for every split, and for "entire": training, validation and test strips together.
+
+    Several processes predict a part each, and all get the whole.
+    """
     predicted = {name: read(model, split) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}
     whole = ("train", "val", "test")
@@ -151,6 +155,16 @@ def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, P
     )
     truth["entire"] = np.concatenate([truth[name] for name in whole])
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
+
+
+def _shared(model: StripModel, images: np.ndarray) -> Predictions:
+    parts = distributed.gathered(predictions(model, distributed.mine(images)))
+    if len(parts) == 1:
+        return parts[0]
+    return Predictions(
+        np.concatenate([part.values for part in parts]), np.concatenate([part.sums for part in parts]),
+        [reading for part in parts for reading in part.readings],
+    )  # fmt: skip
 
 
 def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]:

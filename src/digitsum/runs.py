@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import distributed
 from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
 from .compose import Strips
 from .data import Data
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, strings_read
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
+from .stream import CHUNK, StripStream
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -47,8 +49,11 @@ def run_experiment(
     models: str | Path = "models",
     results: str | Path = "results",
     progress: bool = True,
+    again: bool = True,
 ) -> dict[str, Any]:
     """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record, also written as JSON.
+
+    Where such a run, with the same settings and data, has left its record already, it is made again, or not: `again`.
 
     `preset_name` is one of PRESETS or "auto" (full on CUDA, otherwise quick); `changes` replaces single settings, and
     the record says which. Where published weights cannot be had, `on_missing_weights` decides: "error" stops, "scratch"
@@ -62,13 +67,18 @@ def run_experiment(
     chosen = pick_device(device)
     preset_name = resolve_preset(preset_name, chosen)
     experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
-    experiment = _with_available_weights(experiment, on_missing_weights)
+    experiment = with_available_weights(experiment, on_missing_weights)
     folder = folder_name(data.source, preset_name)
+    record_path = Path(results) / folder / f"{name}-seed{seed}.json"
+    if not again and (there := recorded(record_path, asdict(experiment), data.fingerprint)):
+        return there
     run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{settings_digest(experiment, data)}"
     state_path = run_folder / "resume.pt"
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
     record = record_of(name, EXPERIMENTS[name], run, data, chosen, preset_name)
+    if distributed.rank() > 0:
+        return record | {"checkpoint": "left to the first process"}
     kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
     about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
@@ -79,7 +89,7 @@ def run_experiment(
     last.load_state_dict(run.last)
     save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
     record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
-    write_record(record, Path(results) / folder / f"{name}-seed{seed}.json")
+    write_record(record, record_path)
     state_path.unlink(missing_ok=True)
     return record
 
@@ -89,7 +99,8 @@ def record_of(
 ) -> dict[str, Any]:
     """The record of a finished run: what was trained, how it departs from the `usual` settings, and what it reads."""
     trained = time.perf_counter()
-    read = data.head(run.experiment.evaluate_limit, run.experiment.evaluate_limit)
+    limit = run.experiment.evaluate_limit
+    read = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
     evaluated, predicted = evaluate(run.model, read)
     readers = {split: strips for split, strips in read.splits.items() if predicted[split].readings}
     centres = {
@@ -124,7 +135,7 @@ def find_checkpoints(source: str, preset_name: str = "full", models: str | Path 
     }
 
 
-def _with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
+def with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
     """The experiment as it is, or from a random start where its published weights cannot be had and that is allowed."""
     if experiment.weights is None:
         return experiment
@@ -253,6 +264,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.processes(),
         "bfloat16": has_bfloat16(device),
     }
 

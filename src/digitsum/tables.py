@@ -126,12 +126,16 @@ def renewed(
     comparison: Record | None = None,
     studied: Sequence[Record] = (),
 ) -> str:
+    """The text with the tables of the records (see `filled`)."""
+    return filled(text, render(records, comparison) | render_studies(studied, records), where)
+
+
+def filled(text: str, tables: Mapping[str, str], where: str | Path) -> str:
     """The text with every table between its markers `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew.
 
     A marker stands alone on its line. Raises TableError for a marker of no table, one without its partner, two of the
     same name, and for records whose table has no marker.
     """
-    tables = render(records, comparison) | render_studies(studied, records)
     newline = "\r\n" if "\r\n" in text else "\n"
     found = [(bool(slash), name) for slash, name in re.findall(r"^<!-- (/?)table:(\S+) -->\r?$", text, re.MULTILINE)]
     names = list(dict.fromkeys(name for _, name in found))
@@ -149,12 +153,12 @@ def renewed(
                 f"{where} has no place for {name}; put <!-- table:{name} --> and <!-- /table:{name} --> there"
             )
 
-    def filled(match: re.Match[str]) -> str:
+    def between(match: re.Match[str]) -> str:
         table = tables[match[1]]
         lines = ["", *table.split("\n"), ""] if table else []
         return newline.join([f"<!-- table:{match[1]} -->", *lines, f"<!-- /table:{match[1]} -->"])
 
-    return re.sub(r"^<!-- table:(\S+) -->\r?\n.*?^<!-- /table:\1 -->", filled, text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^<!-- table:(\S+) -->\r?\n.*?^<!-- /table:\1 -->", between, text, flags=re.MULTILINE | re.DOTALL)
 
 
 # Records
@@ -385,7 +389,7 @@ def _runs(records: Sequence[Record]) -> str:
             f"{record['settings']['epochs']}, best {record['best_epoch']}",
             f"{record['parameters']:,}",
             f"{record['seconds']['train'] / 60:.1f}",
-            _hardware(record["hardware"]),
+            hardware_words(record["hardware"]),
             record["versions"]["torch"],
             f"`{record['commit']}`" if record["commit"] else NOTHING,
         ]
@@ -517,12 +521,14 @@ def _trained_on(record: Record) -> int:
     return strips if limit is None else min(strips, limit)
 
 
-def _hardware(hardware: Mapping[str, Any]) -> str:
+def hardware_words(hardware: Mapping[str, Any]) -> str:
+    """The device, or the processor with its threads; what it computes in; processes where there were several."""
     device, cpu, threads = hardware["device"], hardware["cpu"], hardware["threads"]
     words = (
         [cpu, f"{threads} thread{'s' * (threads != 1)}"] if device == "cpu" else [cpu if device == "mps" else device]
     )
-    return ", ".join(words + ["bfloat16"] * hardware["bfloat16"])
+    processes = hardware.get("processes", 1)
+    return ", ".join(words + ["bfloat16"] * hardware["bfloat16"] + [f"{processes} processes"] * (processes > 1))
 
 
 def _cell(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
+from . import distributed
 from .checkpoints import load_state, save_state
 from .compose import Strips
 from .cuts import cut
@@ -24,6 +25,7 @@ from .experiments import EXPERIMENTS, Experiment
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
+from .stream import StripStream
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]] = {
     "constant": lambda optimizer, steps, warmup: LambdaLR(optimizer, lambda step: 1.0),
@@ -116,18 +118,22 @@ def train(
     device = pick_device(device)
     keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    strips, choose = data.train[: experiment.train_limit], data.val
-    learn = strips[np.tile(np.arange(len(strips)), experiment.passes)]
-    if model.reads_cuts:
-        learn, choose = cut(learn), cut(choose)
-    images, sums = resident(learn, device)
-    val_images, val_sums = resident(choose, device)
-    steps = -(-len(sums) // experiment.batch_size)
-    if len(sums) // steps < 2:
+    strips: Strips | StripStream = data.train[: experiment.train_limit]
+    choose = data.val
+    if isinstance(strips, Strips):
+        strips = strips[np.tile(np.arange(len(strips)), experiment.passes)]
+        if model.reads_cuts:
+            strips, choose = cut(strips), cut(choose)
+    sizes, parts = strips.sizes if isinstance(strips, StripStream) else [len(strips)], _parts(strips, device)
+    val_images, val_sums = (distributed.mine(tensor) for tensor in resident(choose, device))
+    steps = sum(_steps(size, experiment.batch_size) for size in sizes)
+    if min(size // _steps(size, experiment.batch_size) for size in sizes) < 2 * distributed.processes():
         raise TrainingError(
-            f"{len(sums)} training strips in batches of {experiment.batch_size} leave a batch of one strip, which "
-            "batch normalisation cannot take. Use larger batches or more strips."
+            f"{len(strips)} training strips in batches of {experiment.batch_size} leave a batch of one strip to a "
+            "process, which batch normalisation cannot take. Use larger batches or more strips."
         )
+    if len(data.val) < distributed.processes():
+        raise TrainingError(f"{len(data.val)} validation strips are too few for {distributed.processes()} processes")
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run = Run(experiment, seed, model, last={})
@@ -142,12 +148,14 @@ def train(
         best, run.history = state["best"], state["history"]
         run.best_epoch, run.seconds = state["best_epoch"], state["seconds"]
 
+    net = distributed.parallel(model)
     total, done = steps * experiment.epochs, steps * len(run.history)
-    with tqdm(total=total, initial=done, desc=experiment.name, disable=not progress) as bar:
+    with tqdm(total=total, initial=done, desc=experiment.name, disable=not progress or distributed.rank() > 0) as bar:
         for epoch in range(len(run.history) + 1, experiment.epochs + 1):
             started = time.perf_counter()
             with _seeded(seed, epoch, device=device):
-                trained = _train_epoch(model, optimizer, scheduler, experiment, images, sums, epoch, bar)
+                trained = train_epoch(net, optimizer, scheduler, experiment, parts(), steps, epoch, bar)
+            distributed.average_statistics(model)
             val = validate(model, val_images, val_sums)
             lr = optimizer.param_groups[0]["lr"]
             _check_finite(torch.tensor([val["loss"]]), epoch, steps, lr)
@@ -161,7 +169,7 @@ def train(
             if not best or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
                 run.best_epoch, best = epoch, _weights(model)
             bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
-            if state_path:
+            if state_path and distributed.rank() == 0:
                 save_state(
                     state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
                     scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
@@ -173,69 +181,91 @@ def train(
     return run
 
 
-def _train_epoch(
+def train_epoch(
     model: StripModel,
     optimizer: torch.optim.Optimizer,
     scheduler: LRScheduler,
     experiment: Experiment,
-    images: Tensor,
-    sums: Tensor,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
     epoch: int,
     bar: tqdm,
 ) -> dict[str, float]:
-    """One pass over resident images (N, 40, W) uint8 in random order.
+    """One pass over `parts`, each images (N, 40, W) uint8 and sums (N,) on the device; `steps` batches in all.
 
     Returns the mean loss, and the accuracy on every ACCURACY_EVERY-th batch.
     """
     model.train()
-    objective, device = model.objective, images.device
-    steps = -(-len(sums) // experiment.batch_size)
+    objective, device = model.objective, next(model.parameters()).device
     losses = torch.zeros(steps, device=device)
-    correct, counted = torch.zeros((), device=device), 0
-    ends = _ink_ends(images).cpu() if experiment.crop else None
-    for step, rows in enumerate(_batches(steps, len(sums), ends)):
-        width = images.shape[2] if ends is None else min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
-        rows = rows.to(device)
-        batch = to_input(images[rows, :, :width])
+    correct, counted, n = torch.zeros((), device=device), 0, 0
+    for step, (images, sums) in enumerate(shuffled(parts, experiment.batch_size, experiment.crop)):
+        batch, size = to_input(images), len(sums)
         if experiment.augment:
             batch = experiment.augment(batch)
+        batch, sums = distributed.mine(batch), distributed.mine(sums)
         with autocast(device):
             outputs = model(batch)
         outputs = outputs.float()
-        loss = objective.loss(outputs, sums[rows], step=(epoch - 1) * steps + step)
+        loss = objective.loss(outputs, sums, step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        distributed.weighted(loss, len(sums), size).backward()
         with autocast(device):  # for Muon's matrix products
             optimizer.step()
         scheduler.step()
-        losses[step] = loss.detach() * len(rows)
+        losses[step] = loss.detach() * len(sums)
+        n += size
         if step % ACCURACY_EVERY == 0:
-            correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
-            counted += len(rows)
+            correct += (objective.sums(outputs.detach()) == sums).sum()
+            counted += size
         bar.update()
         if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
-            _check_finite(losses[: step + 1], epoch, 1, optimizer.param_groups[0]["lr"])
-    return {"loss": losses.sum().item() / len(sums), "accuracy": correct.item() / counted}
+            lr = optimizer.param_groups[0]["lr"]
+            _check_finite(distributed.total(losses[: step + 1]), epoch, 1, lr)
+    loss, correct = distributed.total(torch.stack([losses.sum(), correct]))
+    return {"loss": loss.item() / n, "accuracy": correct.item() / counted}
 
 
-def _batches(steps: int, n: int, ends: Tensor | None) -> list[Tensor]:
-    """The row numbers 0..n-1 in random order, in `steps` batches of nearly the same size, so that none is a lone strip.
+def _parts(strips: Strips | StripStream, device: torch.device) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
+    """What gives an epoch its images and sums on the device: the whole set, held there, or a stream's chunks."""
+    if isinstance(strips, StripStream):
+        chunks = len(strips.sizes)
+        return lambda: (resident(chunk, device) for chunk in strips.chunks(torch.randperm(chunks).tolist()))
+    held = [resident(strips, device)]
+    return lambda: held
 
-    Given the column `ends` (N,) of each strip, strips of similar ends come together, the batches in random order.
+
+def shuffled(
+    parts: Iterable[tuple[Tensor, Tensor]], batch_size: int, crop: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each part's images and sums in random order, in batches of nearly the same size.
+
+    None is then a lone strip, which batch norm could not take. Where asked to `crop`, strips whose ink ends in similar
+    columns come together, the batches in random order and without the columns that are blank in all of their strips.
     """
-    order = torch.randperm(n)
-    if ends is None:
-        return list(order.tensor_split(steps))
-    pools = order.tensor_split(-(-steps // POOL))
-    order = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools])
-    batches = order.tensor_split(steps)
-    return [batches[i] for i in torch.randperm(steps)]
+    for images, sums in parts:
+        steps, order = _steps(len(sums), batch_size), torch.randperm(len(sums))
+        if not crop:
+            for rows in order.to(images.device).tensor_split(steps):
+                yield images[rows], sums[rows]
+            continue
+        ends = _ink_ends(images).cpu()
+        pools = order.tensor_split(-(-steps // POOL))
+        batches = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
+        for rows in (batches[i] for i in torch.randperm(steps)):
+            width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
+            rows = rows.to(images.device)
+            yield images[rows, :, :width], sums[rows]
 
 
 def _ink_ends(images: Tensor) -> Tensor:
     """The number of columns (N,) up to and with the last that holds ink, of images (N, 40, W) uint8."""
     columns = torch.arange(1, images.shape[2] + 1, device=images.device)
     return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
+
+
+def _steps(strips: int, batch_size: int) -> int:
+    return -(-strips // batch_size)
 
 
 def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -250,7 +280,10 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float]:
-    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8."""
+    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8.
+
+    Over those of all processes, where there are several.
+    """
     model.eval()
     objective = model.objective
     loss = correct = error = torch.zeros((), device=images.device)
@@ -262,7 +295,9 @@ def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float
         values = objective.values(outputs)
         correct = correct + (objective.whole(values) == truth).sum()
         error = error + (values - truth).abs().sum()
-    return {"loss": loss.item() / len(sums), "accuracy": correct.item() / len(sums), "mae": error.item() / len(sums)}
+    count = torch.tensor(len(sums), device=images.device)
+    loss, correct, error, count = distributed.total(torch.stack([loss, correct, error, count])).tolist()
+    return {"loss": loss / count, "accuracy": correct / count, "mae": error / count}
 
 
 def _weights(model: StripModel) -> dict[str, Tensor]:
