@@ -49,6 +49,7 @@ from .training import (
     autocast,
     build,
     has_bfloat16,
+    keep_freed_memory,
     pick_device,
     resident,
     shuffled,
@@ -86,6 +87,7 @@ def measure(
     `minutes` limits each training of "accuracy", and is of no account elsewhere. The number of threads is torch's.
     """
     commit()
+    keep_freed_memory()
     chosen, started = pick_device(device), time.perf_counter()
     measured = PARTS[part](data, chosen, repeats, minutes or 0)
     about = hardware(chosen)
