@@ -83,6 +83,17 @@ def test_time_to_accuracy_is_that_of_the_first_check_or_none(target, small, tiny
     assert first["seconds"] > 0 and row["checks"][-1]["seconds"] < 60
 
 
+def test_the_way_to_an_accuracy_follows_the_experiments_schedule(small, tiny, monkeypatch):
+    monkeypatch.setattr(bench, "TIMED_TO_ACCURACY", ("cnn_attention-classification",))
+    lengths = []
+    schedule = bench.SCHEDULES["one_cycle"]
+    monkeypatch.setitem(
+        bench.SCHEDULES, "one_cycle", lambda o, steps, w: lengths.append(steps) or schedule(o, steps, w)
+    )
+    bench.accuracy(tiny, CPU, 1, minutes=0.001)
+    assert lengths == [bench.EXPERIMENTS["cnn_attention-classification"].epochs]  # of a step each, on 48 strips
+
+
 def test_time_to_accuracy_needs_unseen_strips(tiny):
     with pytest.raises(DataError, match="unseen"):
         bench.accuracy(replace(tiny, unseen=None), CPU, 1, minutes=1)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import digitsum.data
 from digitsum import runs
 from digitsum.__main__ import main
-from digitsum.many import side_by_side
+from digitsum.data import load_data
 
 NAME = "baseline_cnn-regression"
 TRAIN = ["train", NAME, "--source", "digits", "--preset", "smoke", "--device", "cpu", "--seed", "0", "1"]
@@ -23,13 +28,25 @@ def workplace(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(digitsum.data, "UNSEEN", 20)
 
 
-def test_one_that_fails_does_not_stop_the_others():
-    found = {job: future.exception() or future.result() for job, future in side_by_side(math.sqrt, [4, -1, 9], 2)}
-    assert found[4] == 2 and found[9] == 3 and isinstance(found[-1], ValueError)
+def test_seeds_side_by_side(tmp_path):
+    """The command as it is given, on a few strips in files."""
+    strips = load_data("digits").test[:60]
+    np.save(tmp_path / "data0.npy", strips.images)
+    np.save(tmp_path / "lab0.npy", strips.sums)
+    options = ["--source", "course", "--root", ".", "--preset", "smoke", "--device", "cpu", "--seed", "0", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "digitsum", "train", NAME, *options, "--processes", "2"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(f"{NAME}, seed {seed}:" in done.stdout for seed in (0, 1))
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "results/course-smoke").iterdir())]
+    assert [record["seed"] for record in records] == [0, 1]
+    assert all(record["hardware"]["threads"] == max(1, torch.get_num_threads() // 2) for record in records)
 
 
-def test_processes_are_given_the_options_and_report(workplace, monkeypatch, capsys):
-    """Without the processes themselves, which would have to load torch: what they are to do, and what is said of it."""
+def test_one_that_fails_does_not_stop_the_others(workplace, monkeypatch, capsys):
+    """Without the processes themselves: what they are to do, and what is said of it."""
 
     def here(work, jobs, processes):
         class Done:

@@ -229,7 +229,7 @@ def test_every_command_is_one_that_the_command_line_knows(changes: dict):
     words = shlex.split(command(record("resnet50-regression", seed=7, **changes)))
     assert words[:3] == ["python", "-m", "digitsum"]
     options = _parser().parse_args(words[3:])
-    assert (options.experiments, options.seed, options.preset) == (["resnet50-regression"], 7, "full")
+    assert (options.experiments, options.seed, options.preset) == (["resnet50-regression"], [7], "full")
     assert all(getattr(options, key) == ("none" if value is None else value) for key, value in changes.items())
 
 

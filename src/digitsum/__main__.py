@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,16 @@ from . import (
     performance,
     predictions,
     run_experiment,
+    stream,
 )
 from .comparison import compare
-from .data import SOURCES, Data
+from .data import SOURCES
 from .evaluation import InputError, sum_log_probabilities
 from .experiments import PRESETS
 from .images import ImageError, read_strips
-from .many import side_by_side
+from .many import run_alone, side_by_side
 from .reproduce import plan
 from .runs import find_checkpoints
-from .stream import streamed
 from .studies import READER, SEEDS, STUDIES, run_study
 from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
@@ -64,8 +65,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_here(options: argparse.Namespace) -> int:
+    load = partial(stream.load, options.source, options.root, options.data_seed, options.stream)
     with distributed.first_alone():
-        data = _load(options)
+        data = load()
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -76,35 +78,23 @@ def _train_here(options: argparse.Namespace) -> int:
     for name in options.experiments:
         if changes.get("weights") and EXPERIMENTS[name].weights is None:
             raise WeightsError(f"{name} takes no published weights; leave --weights {options.weights} away")
+    settings = {
+        "device": options.device, "preset_name": options.preset, "changes": changes, "models": options.models,
+        "results": options.results, "on_missing_weights": options.on_missing_weights, "again": not options.missing,
+    }  # fmt: skip
     jobs = [(name, seed) for name in options.experiments for seed in options.seed]
     if options.processes == 1:
-        for job in jobs:
-            _report(job, _run(options, changes, job, data))
+        for name, seed in jobs:
+            _report((name, seed), run_experiment(name, data, seed=seed, **settings))
         return 0
     failed = False
-    for (name, seed), future in side_by_side(partial(_run, options, changes), jobs, options.processes):
+    for (name, seed), future in side_by_side(partial(run_alone, load, settings), jobs, options.processes):
         try:
             _report((name, seed), future.result())
-        except EXPECTED as error:  # the others go on
+        except (*EXPECTED, BrokenProcessPool) as error:  # the others go on
             print(f"digitsum: {name}, seed {seed}: {error}", file=sys.stderr)
             failed = True
     return int(failed)
-
-
-def _load(options: argparse.Namespace) -> Data:
-    data = load_data(options.source, options.root, options.data_seed)
-    return streamed(data, options.stream, options.root) if options.stream else data
-
-
-def _run(
-    options: argparse.Namespace, changes: dict[str, Any], job: tuple[str, int], data: Data | None = None
-) -> dict[str, Any]:
-    """Run one experiment with one seed; a process of its own, which is given no data, loads them and shows no bar."""
-    return run_experiment(
-        job[0], data or _load(options), seed=job[1], device=options.device, preset_name=options.preset, changes=changes,
-        on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
-        progress=data is not None, again=not options.missing,
-    )  # fmt: skip
 
 
 def _report(job: tuple[str, int], record: dict[str, Any]) -> None:

@@ -178,13 +178,13 @@ def _loop(experiment: Experiment, strips: Strips, device: torch.device) -> tuple
     model = build(experiment).to(device).to(memory_format=torch.channels_last)
     steps = -(-len(strips) // experiment.batch_size)
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
-    scheduler = SCHEDULES[experiment.schedule](optimizer, steps * max(experiment.epochs, LATE), experiment.warmup)
+    scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     parts = [resident(strips, device)]
     return model, steps, lambda n, bar: train_epoch(model, optimizer, scheduler, experiment, parts, steps, n, bar)
 
 
 def _ours(experiment: Experiment, strips: Strips, device: torch.device) -> Work:
-    _, _, train = _loop(experiment, strips, device)
+    _, _, train = _loop(replace(experiment, epochs=LATE), strips, device)  # so many that no schedule ends
     return lambda: train(LATE, tqdm(disable=True))
 
 

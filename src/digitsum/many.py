@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 import torch
 
+from .data import Data
+from .runs import run_experiment
+
 Job = TypeVar("Job")
+
+
+def run_alone(load: Callable[[], Data], settings: Mapping[str, Any], job: tuple[str, int]) -> dict[str, Any]:
+    """Run the experiment and seed of a job in a process that has no data yet; returns the record.
+
+    It stands here and not in `__main__`, which a process of `python -m digitsum` cannot import.
+    """
+    return run_experiment(job[0], load(), seed=job[1], progress=False, **settings)
 
 
 def side_by_side(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Future]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .compose import Strips, compose
-from .data import Data, source_glyphs
+from .data import Data, load_data, source_glyphs
 
 CHUNK = 10_000  # strips at most, 67 MB; two or three chunks are in memory at a time
 
@@ -78,3 +78,9 @@ def streamed(data: Data, n: int, root: str | Path = "data") -> Data:
         data, source=f"{data.source}-stream{n}", reason=f"{data.reason}; {n:,} training strips streamed",
         train=stream,  # type: ignore[arg-type]  # in place of Strips, for training, which takes either
     )  # fmt: skip
+
+
+def load(source: str, root: str | Path, seed: int, n: int | None) -> Data:
+    """`load_data`, and where a number is given so many streamed training strips."""
+    data = load_data(source, root, seed)
+    return streamed(data, n, root) if n else data
