@@ -68,7 +68,7 @@ def test_presets_only_shorten(name):
     assert preset(experiment, "full") == experiment
     for shorter in ("quick", "smoke"):
         changed = differences(preset(experiment, shorter), experiment)
-        assert set(changed) <= {*LIMITS, "epochs", "batch_size", "weights"}
+        assert set(changed) <= {*LIMITS, "epochs", "batch_size", "weights", "crop"}
         assert preset(experiment, shorter).epochs < experiment.epochs or experiment.epochs == 1
         assert ("train_limit" in changed) == (name != "most_common")
         assert preset(experiment, shorter).weights is None, "a short run should not wait for a download"
