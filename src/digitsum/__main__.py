@@ -1,4 +1,4 @@
-"""python -m digitsum train | evaluate | predict | tables: the package's functions from a shell."""
+"""python -m digitsum train | evaluate | predict | tables | report: the package's functions from a shell."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from .data import SOURCES
 from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
+from .report import ReportError, make_report
 from .runs import find_checkpoints
 from .tables import TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
-    CheckpointError, DataError, ImageError, InputError, OSError, TableError, TrainingError, WeightsError,
+    CheckpointError, DataError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
+    WeightsError,
 )  # fmt: skip
 SPLITS = ("train", "val", "test", "unseen", "entire")
 
@@ -102,6 +104,14 @@ def _predict(options: argparse.Namespace) -> int:
 def _tables(options: argparse.Namespace) -> int:
     changed = renew(options.readme, options.results)
     print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    changed = make_report(
+        options.results, options.models, options.root, output=options.output, redraw=options.redraw
+    )  # fmt: skip
+    print(f"{options.output} {'is new' if changed else 'agrees with the records already'}")
     return 0
 
 
@@ -186,6 +196,16 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--readme", type=Path, default=Path("README.md"))
     tables.add_argument("--results", type=Path, default=Path("results"))
     tables.set_defaults(run=_tables)
+
+    report = commands.add_parser("report", help="build report.pdf from the records")
+    report.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    report.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
+    report.add_argument("--root", type=Path, default=Path("data"), help="folder of MNIST (data)")
+    report.add_argument("--output", type=Path, default=Path("report.pdf"))
+    report.add_argument(
+        "--redraw", action="store_true", help="also the pictures of strips, though the weights are the same"
+    )
+    report.set_defaults(run=_report)
     return parser
 
 

@@ -200,6 +200,12 @@ def worst_errors(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray, n
 
 
 @mpl.rc_context(STYLE)
+def captioned(images: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Strips (N, 40, W), each under its title."""
+    return _strips(images, titles, [None] * len(images))
+
+
+@mpl.rc_context(STYLE)
 def reading(images: np.ndarray, symbols: np.ndarray, titles: Sequence[str]) -> Figure:
     """What a reader sees: strips (N, 40, W), and above each the probability of every digit in every column.
 
@@ -234,6 +240,58 @@ def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
         axes.set(xlabel="sum", xlim=(-0.7, len(bars) - 0.3), ylim=(0, 1.05))
         axes.legend(loc="upper left")
     grid[0, 0].set_ylabel("probability")
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def reliability(diagrams: Mapping[str, Any]) -> Figure:
+    """How often sums are right over how sure the reader is of them, one panel per `calibration.Reliability`.
+
+    A point's size tells how many strips its bin holds; on the dashed line confidence is what it says.
+    """
+    figure, grid = _panels(len(diagrams))
+    for axes, (name, bins) in zip(grid, diagrams.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
+        axes.plot(bins.confidence, bins.accuracy, color=COLOURS["reader"], linewidth=1)
+        sizes = 8 + 150 * bins.strips / max(bins.strips.sum(), 1)
+        axes.scatter(bins.confidence, bins.accuracy, sizes, color=COLOURS["reader"], zorder=3)
+        axes.set(title=f"{name}\nexpected calibration error {bins.error:.2%}", aspect="equal")
+        axes.set(xlabel="probability of the sum", ylabel="right sums", xlim=(0, 1.03), ylim=(0, 1.03))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(True)
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Accuracy over the share of strips that get an answer, the most trusted first: (shares, accuracies) by name."""
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 3.2))
+    for name, (shares, accuracy) in curves.items():
+        axes.plot(shares, accuracy, color=_colour(name), label=f"{name}: {accuracy[-1]:.1%} of all")
+    axes.set(xlabel="strips with an answer, the most trusted first", ylabel="right sums", xlim=(0, 1.01))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.grid(True)
+    if curves:
+        axes.legend()
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
+def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
+    """Accuracy over the number of sums to learn from: a point per seed, a line through their means."""
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 3.2))
+    sizes = sorted(accuracy)
+    for size in sizes:
+        axes.scatter([size] * len(accuracy[size]), accuracy[size], 18, color=COLOURS["reader"], zorder=3)
+    axes.plot(sizes, [np.mean(accuracy[size]) for size in sizes], color=COLOURS["reader"])
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="sums to learn from", ylabel="right sums")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.grid(True)
     return _done(figure)
 
 

@@ -1,0 +1,177 @@
+"""What the reports claim, each claim judged by records alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .evaluation import share
+
+Record = dict[str, Any]
+Share = Mapping[str, float]  # {"value", "low", "high"}
+Runs = Mapping[str, Sequence[Record]]  # the records of each experiment
+Judged = list[tuple[str, bool | None]]  # each comparison in words, and whether the claim holds in it; None: undecided
+
+WORSE = 1.1  # a validation loss this many times its lowest has risen
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the reports, the experiments that it is judged by, and the comparisons of their runs."""
+
+    text: str
+    report: str
+    needs: tuple[str, ...]
+    judge: Callable[[Runs], Judged]
+
+
+def judged(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
+    """For each claim its text, its report, what was measured, and the verdict; records are those of one source.
+
+    A comparison of two accuracies is undecided where the 95 % interval of their difference holds zero.
+    """
+    rows = []
+    for claim in CLAIMS:
+        runs = {name: [record for record in records if record["experiment"] == name] for name in claim.needs}
+        if claim.judge is not _pretraining:  # which compares only runs that were shortened alike
+            runs = {name: [record for record in found if not record["changed"]] for name, found in runs.items()}
+        comparisons = claim.judge(runs)
+        counts = Counter(VERDICTS[holds] for _, holds in comparisons)
+        parts = [f"{word} ({n} of {counts.total()})" if len(counts) > 1 else word for word, n in counts.items()]
+        texts = [text for text, _ in comparisons]
+        if missing := [f"`{name}`" for name, found in runs.items() if not found]:
+            texts.append(f"records missing: {', '.join(missing)}")
+        measured = "; ".join(texts) or "no two runs to compare on record"
+        rows.append((claim.text, claim.report, measured, ", ".join(parts) or "not measured yet"))
+    return rows
+
+
+def _above(one: Share, other: Share) -> bool | None:
+    """Whether a share is above another; None where the 95 % interval of their difference holds zero.
+
+    Source: Newcombe, "Interval estimation for the difference between independent proportions" (method 10, from the two
+    Wilson intervals); of two shares of the same strips, which mostly rise and fall together, it is too wide.
+    """
+    difference = one["value"] - other["value"]
+    if difference > math.hypot(one["value"] - one["low"], other["high"] - other["value"]):
+        return True
+    return False if -difference > math.hypot(one["high"] - one["value"], other["value"] - other["low"]) else None
+
+
+def _percents(*shares: Share) -> str:
+    return " against ".join(f"{100 * each['value']:.1f}" for each in shares) + " %"
+
+
+def _validation(record: Record) -> Share:
+    return record["metrics"]["val"]["accuracy"]
+
+
+def _last_epoch(record: Record, split: str) -> Share:
+    """The accuracy in training ("train") or on validation ("val") of the last epoch, which was not chosen."""
+    strips = record["data"]["strips"][split]
+    n = min(strips, record["settings"]["train_limit"] or strips) if split == "train" else strips
+    return share(round(record["history"][-1][f"{split}_accuracy"] * n), n)
+
+
+def _beats(first: str, second: str, of: Callable[[Record], Share] = _validation) -> Callable[[Runs], Judged]:
+    """Seed by seed, whether the first experiment is above the second."""
+
+    def judge(runs: Runs) -> Judged:
+        pairs = [(a, b) for a in runs[first] for b in runs[second] if a["seed"] == b["seed"]]
+        return [(f"seed {a['seed']}: {_percents(of(a), of(b))}", _above(of(a), of(b))) for a, b in pairs]
+
+    return judge
+
+
+def _pretraining(runs: Runs) -> Judged:
+    """Runs from published weights against runs from a random start that share all other settings."""
+    pairs = [(a, b) for records in runs.values() for a in records for b in records]
+    return [
+        (f"{a['settings']['epochs']} epochs: {_percents(with_, without)}", _above(with_, without))
+        for a, b, with_, without in ((a, b, _validation(a), _validation(b)) for a, b in pairs)
+        if a["weights"] != "none" and b["settings"] == a["settings"] | {"weights": None}
+    ]
+
+
+def _overfits(runs: Runs) -> Judged:
+    """Whether the validation loss rises to WORSE times its lowest while the training loss goes on falling."""
+    comparisons = []
+    for name, records in runs.items():
+        for record in records:
+            lowest, last = min(record["history"], key=lambda row: row["val_loss"]), record["history"][-1]
+            rises = last["val_loss"] > WORSE * lowest["val_loss"] and last["train_loss"] < lowest["train_loss"]
+            losses = (
+                f"{lowest['val_loss']:.2f} after epoch {lowest['epoch']}, {last['val_loss']:.2f} after {last['epoch']}"
+            )
+            comparisons.append((f"`{name}`, seed {record['seed']}: validation loss {losses}", rises))
+    return comparisons
+
+
+def _rounding(runs: Runs) -> Judged:
+    """Whether rounding down or up is right more often than rounding to the nearest."""
+    comparisons = []
+    for name, records in runs.items():
+        for record in records:
+            metrics = record["metrics"]["val"]
+            best = max(metrics["floor"], metrics["ceiling"], key=lambda each: each["value"])
+            ways = ", ".join(f"{way} {_percents(metrics[way])}" for way in ("floor", "ceiling", "rounded"))
+            text = f"`{name}`, seed {record['seed']}: MSE {metrics['mse']['value']:.2f}, {ways}"
+            comparisons.append((text, _above(best, metrics["rounded"])))
+    return comparisons
+
+
+def _memorises(runs: Runs) -> Judged:
+    return [
+        (f"seed {record['seed']}: {_percents(train, val)}", _above(train, val))
+        for records in runs.values()
+        for record in records
+        for train, val in [(_last_epoch(record, "train"), _last_epoch(record, "val"))]
+    ]
+
+
+def _repeats(runs: Runs) -> Judged:
+    return [
+        (f"`{name}`, seed {record['seed']}: {_percents(test, unseen)}", _above(test, unseen))
+        for name, records in runs.items()
+        for record in records
+        for test, unseen in [(record["metrics"][split]["accuracy"] for split in ("test", "unseen"))]
+    ]
+
+
+ATTENTION, PLAIN = "cnn_attention-regression", "cnn_no_attention-regression"
+REGRESSOR, CLASSIFIER = "baseline_cnn-regression", "baseline_cnn-classification"
+CLAIMS = (
+    Claim(
+        "Regression beats classification on validation, on every seed: last epochs", "C", (REGRESSOR, CLASSIFIER),
+        _beats(REGRESSOR, CLASSIFIER, lambda record: _last_epoch(record, "val")),
+    ),
+    Claim(
+        "The same in the network with attention", "C", (ATTENTION, "cnn_attention-classification"),
+        _beats(ATTENTION, "cnn_attention-classification"),
+    ),
+    Claim("Attention beats more convolutions, on validation", "E", (ATTENTION, PLAIN), _beats(ATTENTION, PLAIN)),
+    Claim(
+        "One attention layer beats several", "E", (ATTENTION, "cnn_attention_several-regression"),
+        _beats(ATTENTION, "cnn_attention_several-regression"),
+    ),
+    Claim(
+        "Attention after the last convolution beats attention between 3 and 4", "E",
+        (ATTENTION, "cnn_attention_between-regression"), _beats(ATTENTION, "cnn_attention_between-regression"),
+    ),
+    Claim("Pre-training helps, on validation", "B", ("resnet50-classification",), _pretraining),
+    Claim(
+        "More epochs overfit", "B, D", ("cnn3_dropout-classification", "cnn2_dropout-regression", CLASSIFIER), _overfits
+    ),
+    Claim(
+        "Rounding to the nearest hurts, although the MSE is low", "D", ("cnn2_dropout-regression", ATTENTION), _rounding
+    ),
+    Claim("The classifier memorises: training against validation, last epochs", "C", (CLASSIFIER,), _memorises),
+    Claim(
+        "The split repeats glyphs, which flatters: test against unseen", "all", (REGRESSOR, CLASSIFIER, ATTENTION),
+        _repeats,
+    ),
+)  # fmt: skip
