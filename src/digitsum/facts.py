@@ -87,7 +87,7 @@ COURSE = (
 
 
 def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any]) -> str:
-    """Everything that the paper says in numbers, as text ready to be set: 1–2 % breaks nowhere."""
+    """Everything that the paper says in numbers, as text ready to be set."""
     rows = [_system(seeds) for seeds in _rows(records)]
     systems: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -123,7 +123,10 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
             for package in records[0]["versions"]
         },
     }  # fmt: skip
-    return json.dumps(facts, ensure_ascii=False, indent=1).replace(" %", "\u00a0%").replace("–", "\u2060–\u2060")
+    text = json.dumps(facts, ensure_ascii=False, indent=1)
+    for loose, tied in ((" %", "\u00a0%"), (" ± ", "\u00a0±\u00a0"), ("worst ", "worst\u00a0"), ("–", "\u2060–\u2060")):
+        text = text.replace(loose, tied)  # so that no line ends within a number
+    return text
 
 
 # The parts of the facts
@@ -135,6 +138,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     settings, splits = first["settings"], [split for split in SPLITS if split in first["metrics"]]
     shares = {split: [seed["metrics"][split]["accuracy"] for seed in seeds] for split in splits}
     epochs = sorted(seed["best_epoch"] for seed in seeds)
+    read = first.get("strings") or {}  # only a reader's strips are read digit by digit
     return {
         "name": first["experiment"],
         "colour": plots._colour(first["experiment"]),
@@ -162,11 +166,8 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "at": {split: statistics.mean(s["value"] for s in shares[split]) for split in splits},
         "range": {split: _range(shares[split]) for split in splits},
         "errors": {measure: _errors(seeds, "test", measure) for measure in ("mae", "mse")},
-        "strings": {split: mean([s["strings"][split] for s in seeds]) for split in first.get("strings") or {}},
-        "strings_text": {
-            split: _percent(statistics.mean(s["strings"][split]["value"] for s in seeds))
-            for split in first.get("strings") or {}
-        },
+        "strings": {split: statistics.mean(s["strings"][split]["value"] for s in seeds) for split in read},
+        "strings_text": {split: _percent(mean([s["strings"][split] for s in seeds])["value"]) for split in read},
     }  # fmt: skip
 
 
@@ -195,9 +196,7 @@ def _beside(
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
         parts.append(f"{SPLITS[split]}{way} {(_errors if error else _shares)(seeds, split, measure)}")
     note = _departures(seeds[0]) if seeds else ""
-    return {
-        "report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note,
-    }  # fmt: skip
+    return {"report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note}
 
 
 def _order(a: Sequence[float], b: Sequence[float]) -> int:
@@ -224,12 +223,7 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Seq
     for name in ("ablations", "sums", "cut_digits"):
         if name in studies:
             alone = {READER: readers} if name != "cut_digits" else {}
-            rows = [(variant, seeds) for variant, seeds in (alone | dict(studies[name])).items()]
-            best_first = [
-                (-statistics.mean(seed["metrics"]["val"]["accuracy"]["value"] for seed in seeds), variant, seeds)
-                for variant, seeds in rows
-            ]
-            rows = [(variant, seeds) for _, variant, seeds in sorted(best_first, key=lambda row: row[:2])]
+            rows = sorted((alone | dict(studies[name])).items(), key=lambda row: -statistics.mean(_validation(row[1])))
             if name != "ablations":
                 rows.sort(key=lambda row: _trained_on(row[1][0]))
             found[name] = [
@@ -247,6 +241,10 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Seq
     if "calibration" in studies:
         found["calibration"] = _calibration(studies["calibration"][READER])
     return found
+
+
+def _validation(seeds: Sequence[Record]) -> list[float]:
+    return [seed["metrics"]["val"]["accuracy"]["value"] for seed in seeds]
 
 
 def _calibration(records: Sequence[Record]) -> dict[str, Any]:
