@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 import digitsum.data
-import digitsum.models.resnet50
+import digitsum.models.pretrained
+import digitsum.studies
 from digitsum import WeightsError, load_checkpoint, load_data, predict
 from digitsum.__main__ import main
 from digitsum.checkpoints import read_metadata, save_checkpoint
@@ -36,7 +37,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(digitsum.data, "STRIPS", 200)
     monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
-    monkeypatch.setattr(digitsum.models.resnet50, "pretrained_state", download)
+    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
     return tmp_path
 
 
@@ -126,6 +127,19 @@ def test_evaluate_without_any_weights_says_how_to_make_some(capsys):
     assert_one_line(capsys.readouterr(), "nowhere", "python -m digitsum train")
 
 
+def test_a_study_is_made_once_and_printed(capsys, monkeypatch):
+    arguments = ["study", "ablations", "--source", "digits", "--device", "cpu", "--seeds", "3", "--epochs", "1"]
+    arguments += ["--train-limit", "32", "--only", "additive_regression"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert (
+        said.startswith("results/studies/digits/ablations/additive_regression-seed3.json train ") and "unseen" in said
+    )
+    monkeypatch.setattr(digitsum.studies, "train", None)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_predict_on_a_long_row_of_digits(name, weights, capsys):
     """A strip of 200 columns: read by models that take any width, refused by name by the others."""
@@ -133,9 +147,14 @@ def test_predict_on_a_long_row_of_digits(name, weights, capsys):
     status = main(["predict", "long.npy", "--checkpoint", str(weights[name])])
     captured = capsys.readouterr()
     if build(EXPERIMENTS[name]).width is None:
-        value, digits = r"( \(-?\d+\.\d\d\))?", ", digits" + r" \d" * 4 + r" with probability \d+\.\d%"
+        value, likely = r"( \(-?\d+\.\d\d\))?", r" with probability (\d+\.\d)%"
+        digits = likely + ", digits" + r" \d" * 4 + likely + r"; next \d+" + likely
         reads = EXPERIMENTS[name].objective == "sum_likelihood"
-        assert status == 0 and re.fullmatch(r"long\.npy\[0\]: \d+" + (digits if reads else value) + "\n", captured.out)
+        line = re.fullmatch(r"long\.npy\[0\]: \d+" + (digits if reads else value) + "\n", captured.out)
+        assert status == 0 and line
+        if reads:
+            total, _, runner_up = map(float, line.groups())
+            assert total >= runner_up and total + runner_up <= 100.1
     else:
         assert status == 1
         assert_one_line(captured, "BaselineCNN", "168", "200")
@@ -148,6 +167,9 @@ def test_predict_on_a_long_row_of_digits(name, weights, capsys):
         (["train", NAME, *SMOKE, "--lr", "1e30", "--epochs", "2"], ["loss", "epoch 1", "learning rate"]),
         (["evaluate", "nowhere.safetensors", "--source", "digits"], ["nowhere.safetensors", "not there"]),
         (["evaluate", "text.png", "--source", "digits"], ["text.png", "safetensors"]),
+        (["study", "counts", "--source", "digits", "--data-seed", "1"], ["reader.safetensors", "other strips"]),
+        (["study", "calibration", "--source", "digits", "--models", "nowhere"], ["nowhere", "not there"]),
+        (["study", "sums", "--only", "7"], ["7"]),
         (["predict", "text.png", "--checkpoint", "nowhere.safetensors"], ["nowhere.safetensors", "not there"]),
         (["predict", "text.png", "--checkpoint", "WEIGHTS"], ["text.png", "not a readable image"]),
         (["predict", "nowhere.png", "--checkpoint", "WEIGHTS"], ["nowhere.png"]),
@@ -171,7 +193,7 @@ def test_predict_on_a_long_row_of_digits(name, weights, capsys):
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there"),
         ),
     ],
-    ids=lambda value: " ".join(value) if value[0] in ("train", "evaluate", "predict", "tables") else None,
+    ids=lambda value: " ".join(value) if value[0] in ("train", "evaluate", "predict", "study", "tables") else None,
 )  # fmt: skip
 def test_faults_are_one_line(arguments, words, weights, workplace, capsys):
     for name in ("text.png", "text.npy"):

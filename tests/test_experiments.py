@@ -68,10 +68,11 @@ def test_presets_only_shorten(name):
     assert preset(experiment, "full") == experiment
     for shorter in ("quick", "smoke"):
         changed = differences(preset(experiment, shorter), experiment)
-        assert {"epochs", "train_limit"} <= set(changed) <= {*LIMITS, "epochs", "batch_size", "weights"}
-        assert changed["epochs"][0] > changed["epochs"][1] > 0
+        assert set(changed) <= {*LIMITS, "epochs", "batch_size", "weights"}
+        assert preset(experiment, shorter).epochs < experiment.epochs or experiment.epochs == 1
+        assert ("train_limit" in changed) == (name != "most_common")
         assert preset(experiment, shorter).weights is None, "a short run should not wait for a download"
-    assert preset(experiment, "smoke").epochs == 1 and preset(experiment, "smoke").train_limit <= 64
+    assert preset(experiment, "smoke").epochs == 1 and (preset(experiment, "smoke").train_limit or 0) <= 64
 
 
 def test_differences_are_of_and_ours():

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-import digitsum.models.resnet50
+import digitsum.models.pretrained
 from digitsum.checkpoints import load_checkpoint, save_checkpoint
 from digitsum.experiments import EXPERIMENTS
 from digitsum.models import MODELS
 from digitsum.models.layers import Float32Linear
 from digitsum.objectives import MAX_SUM, OBJECTIVES
+from digitsum.studies import STUDIES
 from digitsum.training import build
 
 
@@ -36,9 +37,12 @@ def sums() -> torch.Tensor:
     return torch.tensor([3, 29])
 
 
-def test_experiments_use_every_model_and_every_objective():
-    assert {experiment.model for experiment in EXPERIMENTS.values()} == set(MODELS)
-    assert {experiment.objective for experiment in EXPERIMENTS.values()} == set(OBJECTIVES)
+def test_experiments_and_studies_use_every_model_and_every_objective():
+    variants = [
+        v.experiment for study in STUDIES.values() if study.variants for v in study.variants(EXPERIMENTS["reader"])
+    ]
+    assert {experiment.model for experiment in [*EXPERIMENTS.values(), *variants]} == set(MODELS)
+    assert {experiment.objective for experiment in [*EXPERIMENTS.values(), *variants]} == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -55,7 +59,8 @@ def test_outputs_and_gradients(name, images, sums):
     assert loss.shape == () and loss.isfinite()
     loss.backward()
     for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
     assert next(model.parameters()).grad.any(), "no gradient arrives at the first layer"
 
 
@@ -73,14 +78,14 @@ def test_save_and_load_give_identical_outputs(name, images, sums, tmp_path, monk
     def download(*_):
         raise AssertionError("loading a checkpoint asked for published weights")
 
-    monkeypatch.setattr(digitsum.models.resnet50, "pretrained_state", download)
+    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
     loaded = load_checkpoint(path)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))
     assert loaded.objective == OBJECTIVES[experiment.objective]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])  # large
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if not e.weights and name != "most_common"])
 def test_a_model_is_a_function_of_its_seed(name):
     models = (build(EXPERIMENTS[name], seed) for seed in (1, 1, 2))
     one, again, other = (nn.utils.parameters_to_vector(model.parameters()) for model in models)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from digitsum import plots
+from digitsum import calibration, plots
 from digitsum.compose import Strips
 from digitsum.data import Data
 from digitsum.evaluation import accuracy_by_sum, confusion
-from digitsum.experiments import EXPERIMENTS
+from digitsum.experiments import CORE, EXPERIMENTS
 
 NAMES = [*EXPERIMENTS, "another-sum_likelihood", "unheard_of-objective"]
 
@@ -40,6 +40,28 @@ def check(figure: Figure) -> None:
     figure.savefig(png, format="png")
     assert png.getvalue().startswith(b"\x89PNG")
     assert figure.axes and not plt.get_fignums()
+
+
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("n", [1, 500])
+def test_reliability_and_coverage(n):
+    confidence = rng.random(n)
+    right = rng.random(n) < confidence
+    bins = calibration.reliability(confidence, right)
+    figure = plots.reliability({"as it is": bins, "at a temperature of 1.2": bins})
+    check(figure)
+    assert [f"{bins.error:.2%}" in title for title in titles(figure)] == [True, True]
+    check(plots.coverage({"reader": calibration.coverage(confidence, right)}))
+    check(plots.coverage({}))
+
+
+@pytest.mark.parametrize("accuracy", [{500: [0.4, 0.5], 24_000: [0.97]}, {1_000: [0.5]}])
+def test_data_curve(accuracy):
+    figure = plots.data_curve(accuracy)
+    check(figure)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [f"{n:,}" for n in sorted(accuracy)]
 
 
 def titles(figure: Figure) -> list[str]:
@@ -158,9 +180,9 @@ def test_no_errors_at_all(strips):
     check(plots.worst_errors(strips.images, strips.sums, strips.sums))
 
 
-def test_a_model_has_one_colour_and_every_model_of_the_table_its_own():
-    colours = {plots._colour(name) for name in EXPERIMENTS}
-    assert len(colours) == len({experiment.model for experiment in EXPERIMENTS.values()})
+def test_a_model_has_one_colour_and_every_model_of_the_notebooks_its_own():
+    colours = {plots._colour(name) for name in CORE}
+    assert len(colours) == len({EXPERIMENTS[name].model for name in CORE})
     assert plots._colour("unheard_of-regression") == plots._colour("unheard_of-classification")
 
 

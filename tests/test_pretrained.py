@@ -6,21 +6,23 @@ import contextlib
 import hashlib
 import pickle
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import Weights, WeightsEnum, resnet50
+from torchvision.models import Weights, WeightsEnum, resnet50, vgg16, vit_b_16
 
-import digitsum.models.resnet50
 from digitsum.experiments import EXPERIMENTS
-from digitsum.models import WeightsError, pretrained
+from digitsum.models import MODELS, WeightsError, pretrained
 from digitsum.models.pretrained import pretrained_state
 from digitsum.training import build
 
+PRETRAINED = [name for name, experiment in EXPERIMENTS.items() if experiment.weights]
 STATE = {"weight": torch.arange(6.0).view(2, 3)}
 
 
@@ -35,7 +37,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def weights_at(url: str) -> WeightsEnum:
-    """A stand-in for `ResNet50_Weights` with this address."""
+    """A stand-in for torchvision's published weights of a model with this address."""
 
     class StandIn(WeightsEnum):
         IMAGENET1K_V1 = Weights(url=url, transforms=torch.nn.Identity, meta={})
@@ -166,14 +168,34 @@ def test_a_cache_that_cannot_be_written(publish, cache):
         pretrained_state(weights_at(publish(STATE).as_uri()).IMAGENET1K_V1)
 
 
-def test_resnet50_starts_from_the_published_weights(publish, monkeypatch):
+@pytest.mark.parametrize(
+    ("experiment", "published", "part", "head"),
+    [
+        ("resnet50-regression", resnet50, "backbone", "fc"),
+        ("vgg16_frozen-regression", vgg16, "frozen", "classifier"),
+        ("vit-regression", vit_b_16, "backbone", "heads"),
+    ],
+)
+def test_a_model_starts_from_its_published_weights(experiment, published, part, head, publish, monkeypatch):
     """Every tensor of the stand-in holds one number of its own, which costs no space in its file."""
+    with torch.device("meta"):
+        shapes = published().state_dict()
     state = {
         name: torch.tensor(k, dtype=tensor.dtype).expand(tensor.shape)
-        for k, (name, tensor) in enumerate(resnet50().state_dict().items(), start=1)
+        for k, (name, tensor) in enumerate(shapes.items(), start=1)
     }
-    monkeypatch.setattr(digitsum.models.resnet50, "ResNet50_Weights", weights_at(publish(state).as_uri()))
-    model = build(EXPERIMENTS["resnet50-regression"])
-    loaded = model.backbone.state_dict()
-    assert loaded.keys() == {name for name in state if not name.startswith("fc.")}
-    assert all(torch.equal(loaded[name], state[name]) for name in loaded)
+    module = sys.modules[MODELS[EXPERIMENTS[experiment].model].__module__]
+    (kind,) = (name for name in vars(module) if name.endswith("_Weights"))
+    monkeypatch.setattr(module, kind, weights_at(publish(state).as_uri()))
+    loaded = getattr(build(EXPERIMENTS[experiment]), part).state_dict()
+    expected = {  # VGG's features come first among its frozen layers
+        name.replace("features.", "0."): tensor for name, tensor in state.items() if not name.startswith(head)
+    }
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in loaded)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_weights_that_are_not_published_are_refused_by_name(name):
+    with pytest.raises(WeightsError, match="of_tomorrow.*IMAGENET1K_V1"):
+        build(replace(EXPERIMENTS[name], weights="of_tomorrow"))

@@ -59,6 +59,12 @@ def written(name: str = "reader", seed: int = 0, accuracy: float = 0.9, **change
     } | (strings if name == "reader" else {})  # fmt: skip
 
 
+def write(results: Path, study: dict) -> None:
+    path = results / "studies" / "mnist" / study["study"] / f"{study['experiment']}-seed{study['seed']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(study))
+
+
 @pytest.fixture(scope="module")
 def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a paper that was built from the repository's own records."""
@@ -105,22 +111,19 @@ def test_other_records_give_other_sentences(tmp_path: Path):
     rival = written("cnn_attention-classification", 0, 0.8642)
     short = written("resnet50-regression", 0, 0.99, epochs=1, weights=None)
     results = keep(tmp_path / "results", *readers, rival, short)
-    for study in ("ablations", "sums", "cut_digits"):
+    for study, variant in (("ablations", "no_start"), ("sums", "500"), ("cut_digits", "lenet-5000")):
         for seed in (0, 1):
-            study_file = results / "studies" / "mnist" / study / f"without_luck-seed{seed}.json"
-            study_file.parent.mkdir(parents=True, exist_ok=True)
-            study_file.write_text(json.dumps(written("reader", seed, 0.6123 + 0.01 * seed, train_limit=500)))
+            made = written("reader", seed, 0.6123 + 0.01 * seed, train_limit=500)
+            write(results, made | {"study": study, "experiment": variant, "changed": {}})
     for study, measured in (("calibration", CALIBRATION), ("counts", COUNTS)):
-        path = results / "studies" / "mnist" / study / "reader-seed0.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"measured": measured}))
+        write(results, written() | {"study": study, "weights": "0" * 64, "measured": measured})
     text = make(tmp_path, results)
     for sentence in (
         "it reads 74.1 % of the sums right (mean of 2 seeds; 73.1–75.1 %)",
         "cnn_attention-classification, is ahead of it, with 86.4 %",
         "74.1 ± 1.4 %, worst 73.1 %",
         "1 of 25 epochs",
-        "without luck",
+        "no_start: Without the start-up",
         "61.7 ± 0.7 %, worst 61.2 %",
         "it is on average 90.0 % sure of its answers, and 80.0 % of them are right: it is somewhat too sure",
         "is not to be taken at its word",

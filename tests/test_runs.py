@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from digitsum import runs, training
 from digitsum.checkpoints import load_checkpoint, read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import confusion, evaluate, predict
 from digitsum.experiments import EXPERIMENTS, differences, preset
-from digitsum.models import WeightsError, resnet50
+from digitsum.models import WeightsError, pretrained
 from digitsum.runs import commit, find_checkpoints, folder_name, resolve_preset, run_experiment
 
 NAME = "baseline_cnn-regression"
 RECORD = {
     "experiment", "source", "seed", "preset", "weights", "settings", "changed", "parameters", "trained_parameters",
     "data", "history", "best_epoch", "hardware", "versions", "commit", "date", "metrics", "confusion", "strings",
-    "seconds", "checkpoint",
+    "centre_error", "seconds", "checkpoint",
 }  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def strict_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if not e.weights])
 def test_a_run_leaves_weights_and_a_record_and_nothing_else(name, smoke, tiny, tmp_path):
     record = smoke(name, seed=3)
     (folder,) = (tmp_path / "models" / "digits-smoke" / "runs").iterdir()
@@ -114,9 +115,12 @@ def test_the_confusion_matrix_is_kept_as_its_entries(smoke, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.objective == "sum_likelihood"])
 def test_digits_are_counted_where_they_are_read_and_known(name, smoke, tiny):
-    assert smoke(name)["strings"].keys() == tiny.splits.keys()
+    record = smoke(name)
+    assert record["strings"].keys() == record["centre_error"].keys() == tiny.splits.keys()
+    assert all(0 < entry["value"] < 168 for entry in record["centre_error"].values())
     unknown = {split: Strips(strips.images, strips.sums) for split, strips in tiny.splits.items()}
-    assert smoke(name, data=replace(tiny, **unknown))["strings"] == {}
+    record = smoke(name, data=replace(tiny, **unknown))
+    assert record["strings"] == record["centre_error"] == {}
 
 
 def test_course_data_have_no_unseen_split(smoke, tiny, tmp_path):
@@ -284,21 +288,21 @@ def no_weights(monkeypatch):
     def fail(weights):
         raise WeightsError(f"no {weights}")
 
-    monkeypatch.setattr(resnet50, "pretrained_state", fail)
+    monkeypatch.setattr(pretrained, "pretrained_state", fail)
 
 
-def test_missing_weights_stop_the_run_before_it_starts(smoke, no_weights, tmp_path):
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.weights])
+def test_missing_weights_stop_the_run_before_it_starts(name, smoke, no_weights, tmp_path):
     with pytest.raises(WeightsError, match="IMAGENET1K_V1"):
-        smoke("resnet50-regression", preset_name="full")
+        smoke(name, preset_name="full")
     assert files(tmp_path) == set()
 
 
-def test_a_random_start_is_never_called_anything_else(smoke, no_weights, tiny, tmp_path):
+@pytest.mark.parametrize("name", ["resnet50-regression", "vgg16_frozen-regression"])
+def test_a_random_start_is_never_called_anything_else(name, smoke, no_weights, tiny, tmp_path):
     """Only where it is asked for; and weights and record say `none`."""
     changes = {"epochs": 1, "batch_size": 2, "train_limit": 2, "evaluate_limit": 2}
-    record = smoke(
-        "resnet50-regression", preset_name="full", data=tiny.head(2, 2), changes=changes, on_missing_weights="scratch"
-    )
+    record = smoke(name, preset_name="full", data=tiny.head(2, 2), changes=changes, on_missing_weights="scratch")
     assert record["weights"] == "none" and record["settings"]["weights"] is None
     assert record["changed"]["weights"] == ["IMAGENET1K_V1", None]
     assert {read_metadata(path)["weights"] for path in (tmp_path / "models").rglob("*.safetensors")} == {"none"}
@@ -306,11 +310,13 @@ def test_a_random_start_is_never_called_anything_else(smoke, no_weights, tiny, t
 
 def test_weights_that_can_be_had_are_used_and_recorded(tiny, monkeypatch):
     """Without running ResNet-50: what it would start from and its record would say."""
-    monkeypatch.setattr(resnet50, "pretrained_state", lambda weights: resnet50.resnet50().state_dict())
-    experiment = runs._with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
+    monkeypatch.setattr(pretrained, "pretrained_state", lambda weights: torchvision.models.resnet50().state_dict())
+    experiment = runs.with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
     model = torch.nn.Linear(1, 1)
     run = training.Run(experiment, 0, model, {}, [], 1, 0.0)
-    record = runs._record("resnet50-regression", run, tiny, torch.device("cpu"), "full")
+    record = runs._record(
+        "resnet50-regression", EXPERIMENTS["resnet50-regression"], run, tiny, torch.device("cpu"), "full"
+    )
     assert record["weights"] == "IMAGENET1K_V1" and record["changed"] == {}
 
 
@@ -328,10 +334,23 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
     commit.cache_clear()
 
 
+def test_a_record_is_found_by_settings_and_data(tmp_path):
+    """Also one from before a setting was there, which then had its default."""
+    path, settings = tmp_path / "record.json", asdict(EXPERIMENTS["reader"])
+    assert runs.recorded(path, settings, "a") is None
+    older = {key: value for key, value in settings.items() if key != "passes"}
+    record = {"settings": older, "data": {"fingerprint": "a"}, "seed": 0}
+    runs.write_record(record, path)
+    assert runs.recorded(path, settings, "a")["seed"] == 0
+    assert runs.recorded(path, settings | {"passes": 2}, "a") is runs.recorded(path, settings, "b") is None
+    path.write_text("not a record")
+    assert runs.recorded(path, settings, "a") is None
+
+
 def test_a_record_is_written_at_once_or_not_at_all(tmp_path):
     path = tmp_path / "record.json"
     record = {"settings": {}, "data": {"fingerprint": "a"}}
-    runs._write_record(record, path)
+    runs.write_record(record, path)
     with pytest.raises(TypeError):
-        runs._write_record(record | {"more": object()}, path)
+        runs.write_record(record | {"more": object()}, path)
     assert strict_json(path) == record and list(tmp_path.iterdir()) == [path]

@@ -14,25 +14,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digitsum.__main__ import _parser
+from digitsum.checkpoints import read_metadata
 from digitsum.experiments import EXPERIMENTS
+from digitsum.runs import same_run
+from digitsum.studies import READER, STUDIES
 from digitsum.tables import (
+    EMPTY,
     MEASURES,
     PUBLISHED,
     REPORTED,
     TableError,
     command,
+    load_comparison,
     load_records,
+    load_studies,
     markdown_table,
     number,
     percent,
     render,
+    render_studies,
     renew,
     renewed,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = tuple(EXPERIMENTS)
-DESCRIPTIONS = ("report", "left_open", "supervision")  # settings that are words about a run and do not change it
+HISTORY = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.5}
 
 
 def entry(value: float, spread: float = 0.01) -> dict[str, float]:
@@ -47,7 +54,8 @@ def record(name: str = NAMES[0], seed: int = 0, accuracy: float = 0.5, source: s
     return {
         "experiment": name, "source": source, "seed": seed, "preset": "full", "weights": "none",
         "settings": settings | changes, "changed": {key: [settings[key], value] for key, value in changes.items()},
-        "parameters": 3_459_713, "data": {"fingerprint": "c1c1cc245eeb511f", "seed": 0, "strips": strips},
+        "parameters": 3_459_713, "trained_parameters": 3_459_713, "history": [HISTORY],
+        "data": {"fingerprint": "c1c1cc245eeb511f", "seed": 0, "strips": strips},
         "best_epoch": 1, "seconds": {"train": 90.0, "total": 100.0}, "versions": {"torch": "2.10"}, "commit": "0" * 12,
         "hardware": {"device": "cpu", "cpu": "Some CPU", "cores": 2, "threads": 2, "bfloat16": True},
         "metrics": {split: {"n": n} | copy.deepcopy(measured) for split, n in (strips | {"entire": 30_000}).items()},
@@ -70,16 +78,19 @@ def page(*names: str, newline: str = "\n") -> str:
 # The repository's own records and README
 
 RECORDS = load_records(REPOSITORY / "results")
+STUDIED = load_studies(REPOSITORY / "results")
 
 
 def test_readme_agrees_with_the_records():
     text = (REPOSITORY / "README.md").read_bytes().decode("utf-8")
-    assert renewed(text, RECORDS) == text, "README.md and results/ disagree: run `make tables`"
+    comparison = load_comparison(REPOSITORY / "results", RECORDS)
+    new = renewed(text, RECORDS, comparison=comparison, studied=STUDIED)
+    assert new == text, "README.md and results/ disagree: run `make tables`"
 
 
 def test_readme_has_a_place_for_every_table():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == set(render([]))
+    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == {*render([]), *render_studies([])}
 
 
 @pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
@@ -103,10 +114,24 @@ def test_published_record_says_all_that_its_numbers_need(published: dict):
 @pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
 def test_published_record_is_of_the_experiment_as_it_stands(published: dict):
     """Its command trains the same thing again: settings that the record does not call changed are those of today."""
-    today = json.loads(json.dumps(asdict(EXPERIMENTS[published["experiment"]])))
     then = published["settings"] | {key: usual for key, (usual, _) in published["changed"].items()}
-    differ = {key for key in then.keys() & today.keys() if key not in DESCRIPTIONS and then[key] != today[key]}
-    assert not differ, "these settings have changed in experiments.py since: train it again"
+    today = asdict(EXPERIMENTS[published["experiment"]])
+    same = same_run({"settings": then, "data": None}, {"settings": today, "data": None})
+    assert same, "its settings have changed in experiments.py since: train it again"
+
+
+@pytest.mark.parametrize("studied", STUDIED, ids=lambda r: f"{r['study']}/{r['experiment']}-seed{r['seed']}")
+def test_studied_record_is_of_the_study_as_it_stands(studied: dict):
+    """And of committed code; a measured one, of the weights that are published."""
+    assert re.fullmatch("[0-9a-f]{12}", studied["commit"] or ""), "made by uncommitted code"
+    if STUDIES[studied["study"]].measure:
+        assert studied["weights"] == read_metadata(REPOSITORY / "models" / "mnist" / f"{READER}.safetensors")["digest"]
+        return
+    variants = {variant.name: variant.experiment for variant in STUDIES[studied["study"]].variants(EXPERIMENTS[READER])}
+    then = studied["settings"] | {key: usual for key, (usual, _) in studied["changed"].items()}
+    today = asdict(variants[studied["experiment"]])
+    same = same_run({"settings": then, "data": None}, {"settings": today, "data": None})
+    assert same, "its settings have changed since: run the study again"
 
 
 # What the tables say
@@ -126,11 +151,20 @@ def test_a_row_has_the_reports_number_and_ours_and_where_it_departs():
     assert tables["runs-mnist"].count(command(record(name, epochs=4, weights=None))) == 1
 
 
+def test_what_a_row_was_trained_with_and_what_was_frozen_is_said():
+    frozen = record("vgg16_frozen-regression", weights=None) | {"trained_parameters": 128}
+    oracle = record("oracle-digit_labels", accuracy=0.99)
+    tables = render([frozen, oracle, record(accuracy=0.2)])
+    assert "<br>frozen as drawn at random instead of IMAGENET1K_V1 |" in tables["results-mnist"]
+    assert "`oracle-digit_labels`<br>trained with digit labels and positions |" in tables["results-mnist"]
+    assert "oracle" not in tables["peers"], "ours is what learned from sums"
+
+
 def test_every_table_stays_narrow_enough_to_read():
     tables = render([record(name, seed, source=source) for source in PUBLISHED for name in NAMES for seed in (0, 1)])
     for table in tables.values():
         widths = {line.count(" | ") + 1 for line in table.splitlines() if line.startswith("|")}
-        assert len(widths) == 1 and max(widths) <= 8
+        assert len(widths) <= 1 and max(widths, default=0) <= 8
 
 
 def test_sources_never_share_a_table():
@@ -138,7 +172,7 @@ def test_sources_never_share_a_table():
         [record(accuracy=0.11, source="digits"), record(accuracy=0.22), record(accuracy=0.33, source="course")]
     )
     for source, ours in (("digits", "11.0 %"), ("mnist", "22.0 %"), ("course", "33.0 %")):
-        shown = [name for name, table in tables.items() if ours in table and name != "peers"]
+        shown = [name for name, table in tables.items() if ours in table and name not in ("peers", "claims")]
         assert shown == [f"results-{source}", f"details-{source}"]
     assert "22.0 %" in tables["peers"] and "11.0 %" not in tables["peers"] and "33.0 %" not in tables["peers"]
 
@@ -202,6 +236,108 @@ def test_every_command_is_one_that_the_command_line_knows(changes: dict):
 @pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
 def test_published_command_is_one_that_the_command_line_knows(published: dict):
     assert _parser().parse_args(shlex.split(command(published))[3:]).experiments == [published["experiment"]]
+
+
+# Studies
+
+
+def studied(study: str, variant: str, seed: int = 0, accuracy: float = 0.5) -> dict:
+    """A whole record of a variant that was trained in a study."""
+    settings = {v.name: asdict(v.experiment) for v in STUDIES[study].variants(EXPERIMENTS[READER])}[variant]
+    strings = {"unseen": entry(accuracy - 0.02)}
+    about = {"study": study, "experiment": variant, "settings": settings, "strings": strings, "changed": {}}
+    return record(READER, seed, accuracy) | about
+
+
+def measured(study: str, **values) -> dict:
+    """A whole record of a reader that was measured in a study."""
+    return {
+        "study": study, "experiment": READER, "source": "mnist", "seed": 0, "preset": "full", "settings": {},
+        "changed": {}, "weights": "0" * 64, "data": {"fingerprint": "c1c1cc245eeb511f"}, "commit": "0" * 12,
+        "measured": values,
+    }  # fmt: skip
+
+
+CALIBRATION = measured(
+    "calibration", split="unseen", n=6_000, temperature=0.97, accuracy=entry(0.97),
+    plain={"expected_calibration_error": 0.0078}, tempered={"expected_calibration_error": 0.0087},
+    abstaining={"share": 0.05, "n": 5_700} | entry(0.987), centre_error=entry(2.77),
+    overlap=[{"from": -14, "to": 0, "n": 700} | entry(0.99), {"from": 14, "to": 16, "n": 900} | entry(0.93)],
+)  # fmt: skip
+COUNTED = {
+    way: {what: entry(share) for what in ("strings", "sums", "count")}
+    for way, share in (("unknown", 0.8), ("known", 0.9))
+}
+COUNTS = measured("counts", **{"16": {"n": 2_000, "columns": 672} | COUNTED})
+
+
+def keep_studies(folder: Path, *records: dict) -> Path:
+    for each in records:
+        path = folder / "studies" / each["source"] / each["study"] / f"{each['experiment']}-seed{each['seed']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(each))
+    return folder
+
+
+def test_a_study_without_records_says_how_to_make_them():
+    tables = render_studies([], [record(READER)])
+    assert set(tables) == {f"study-{name}" for name in STUDIES}
+    for name in STUDIES:
+        sentence = tables[f"study-{name}"]
+        assert sentence.startswith(EMPTY)
+        words = shlex.split(sentence.split("`")[1])
+        assert _parser().parse_args(words[3:]).study == name
+
+
+def test_a_study_has_a_row_for_each_variant_and_the_published_reader(tmp_path: Path):
+    made = [studied("ablations", "no_start", seed, 0.9 + seed / 10) for seed in (1, 0)]
+    made += [studied("sums", "500", accuracy=0.4), COUNTS, CALIBRATION]
+    found = load_studies(keep_studies(tmp_path, *made))
+    assert [r["study"] for r in found] == sorted((r["study"] for r in made), key=list(STUDIES).index)
+    tables = render_studies(found, [record(READER, accuracy=0.97), record(READER, seed=1, accuracy=0.1, epochs=2)])
+    rows = [row for row in tables["study-ablations"].splitlines() if row.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [READER, "no_start"]
+    assert "97.0 % (96.0–98.0)" in rows[0] and "10.0 %" not in rows[0]
+    assert "| 2 | 95.0 ± 7.1 %, worst 90.0 % |" in rows[1] and "93.0 ± 7.1 %, worst 88.0 %" in rows[1]
+    assert "40.0 %" in tables["study-sums"] and "40.0 %" not in tables["study-ablations"]
+    assert "| 16 | 672 | 2,000 | 80.0 % (79.0–81.0) |" in tables["study-counts"]
+    for shown in ("0.78 %", "0.87 %", "98.7 %", "2.77 (2.76–2.78)", "14–16 columns (n = 900) | 93.0 %"):
+        assert shown in tables["study-calibration"]
+
+
+def test_cut_digits_stand_beside_the_published_numbers_in_a_column_of_their_own():
+    one = studied("cut_digits", "lenet-5000", accuracy=0.94)
+    del one["metrics"]["unseen"]
+    table = render_studies([one])["study-cut_digits"]
+    ours, theirs = (next(row for row in table.splitlines() if name in row) for name in ("`lenet-5000`", "CTSketch"))
+    assert ours.endswith("| 94.0 % (93.0–95.0) | – |") and theirs.endswith("| – | 96.7 % |")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({key: other}, "has no place") for key, other in [
+            ("study", "sums"), ("source", "digits"), ("preset", "quick"), ("seed", 4), ("experiment", "dreamt"),
+        ]),
+        ({"metrics": {}}, "lacks metrics"),
+    ],
+)  # fmt: skip
+def test_a_bad_record_of_a_study_is_named(change: dict, message: str, tmp_path: Path):
+    path = tmp_path / "studies" / "mnist" / "ablations" / "no_start-seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(studied("ablations", "no_start") | change))
+    with pytest.raises(TableError, match=message) as caught:
+        load_studies(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [COUNTS, CALIBRATION], ids=["counts", "calibration"])
+def test_a_measurement_without_its_figures_is_named(whole: dict, tmp_path: Path):
+    broken = copy.deepcopy(whole)
+    figures = broken["measured"].get("16", broken["measured"])
+    del figures["known" if whole is COUNTS else "temperature"]
+    with pytest.raises(TableError, match="lacks measured"):
+        load_studies(keep_studies(tmp_path, broken))
 
 
 # Renewing

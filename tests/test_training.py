@@ -23,7 +23,7 @@ from digitsum.compose import Strips
 from digitsum.data import Data
 from digitsum.experiments import EXPERIMENTS, Experiment
 from digitsum.objectives import OBJECTIVES, Regression
-from digitsum.training import Run, TrainingError, pick_device, resident, train, validate
+from digitsum.training import Run, TrainingError, pick_device, resident, to_input, train, validate
 
 CPU = torch.device("cpu")
 STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`
@@ -65,7 +65,7 @@ def stateful_run(tiny) -> Run:
 # Learning
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if not e.weights and name != "most_common"])
 def test_memorises_a_handful(name, tiny):
     experiment = replace(EXPERIMENTS[name], epochs=16, batch_size=16, augment=None)
     history = run(experiment, tiny.head(16, 8)).history
@@ -119,7 +119,7 @@ def test_averages_are_weighted_by_batch_size(tiny):
     assert result.history[0]["train_accuracy"] == pytest.approx(whole["accuracy"])
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("resnet50")])
+@pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if not e.weights])
 def test_a_lone_strip_in_the_last_batch_is_no_obstacle(name, tiny):
     """Batch normalisation cannot train on a batch of one; 16 leaves one of 17."""
     assert len(run(replace(EXPERIMENTS[name], epochs=1, batch_size=16), tiny.head(17, 4)).history) == 1
@@ -174,6 +174,21 @@ def test_the_order_of_the_strips_differs_between_epochs(tiny, monkeypatch):
     in_training = [seen[epoch * (STEPS + 1) :][:STEPS] for epoch in range(3)]  # one batch of validation follows
     assert len({tuple(sorted(batches)) for batches in in_training}) == 3
     assert len({sum(batches) for batches in in_training}) == 1
+
+
+@pytest.mark.parametrize("pool", [1, 2, 16])
+def test_cropped_batches_hold_every_strip_once_and_all_of_its_ink(pool, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "POOL", pool)
+    monkeypatch.setattr(training, "to_input", lambda images: seen.append(images) or to_input(images))
+    run(replace(EXPERIMENTS["reader"], epochs=1, batch_size=8, augment=None), tiny)
+    seen = seen[: len(tiny.train) // 8]  # the rest is validation
+    assert {len(batch) for batch in seen} == {8}
+    ink = sorted(int(strip.sum()) for batch in seen for strip in batch)
+    assert ink == sorted(int(strip.sum()) for strip in torch.from_numpy(tiny.train.images))
+    widths = [batch.shape[2] for batch in seen]
+    assert all(width % 4 == 0 and width <= 168 for width in widths)
+    assert min(widths) < 168 and (pool == 1 or len(set(widths)) > 1)
 
 
 def test_the_callers_random_streams_stay_untouched(tiny):

@@ -1,13 +1,15 @@
-"""python -m digitsum train | evaluate | predict | tables | report: the package's functions from a shell."""
+"""python -m digitsum train | reproduce | evaluate | compare | predict | study | bench | tables | report."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision.models import ResNet50_Weights
 
@@ -17,26 +19,33 @@ from . import (
     DataError,
     TrainingError,
     WeightsError,
+    bench,
+    distributed,
     evaluate,
     load_checkpoint,
     load_data,
+    performance,
     predictions,
     run_experiment,
 )
-from .data import SOURCES
-from .evaluation import InputError
+from .comparison import compare
+from .data import SOURCES, Data
+from .evaluation import InputError, sum_log_probabilities
 from .experiments import PRESETS
 from .images import ImageError, read_strips
+from .many import side_by_side
 from .report import ReportError, make_report
+from .reproduce import plan
 from .runs import find_checkpoints
-from .tables import TableError, markdown_table, number, percent, renew
+from .stream import streamed
+from .studies import READER, SEEDS, STUDIES, run_study
+from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
     CheckpointError, DataError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
-    WeightsError,
+    WeightsError, distributed.DeviceError,
 )  # fmt: skip
-SPLITS = ("train", "val", "test", "unseen", "entire")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,23 +60,95 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    data = load_data(options.source, options.root, options.data_seed)
+    with distributed.joined(options.device):
+        return _train_here(options)
+
+
+def _train_here(options: argparse.Namespace) -> int:
+    with distributed.first_alone():
+        data = _load(options)
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if options.stream:
+        changes["train_limit"] = None  # which a preset may have set
     if options.weights is not None:
         changes["weights"] = None if options.weights == "none" else options.weights
     for name in options.experiments:
         if changes.get("weights") and EXPERIMENTS[name].weights is None:
             raise WeightsError(f"{name} takes no published weights; leave --weights {options.weights} away")
-        record = run_experiment(
-            name, data, seed=options.seed, device=options.device, preset_name=options.preset, changes=changes,
-            on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
-        )  # fmt: skip
-        for setting, (usual, chosen) in record["changed"].items():
-            print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
-        print(_metrics_table(record["metrics"]), record["checkpoint"], sep="\n")
-    return 0
+    jobs = [(name, seed) for name in options.experiments for seed in options.seed]
+    if options.processes == 1:
+        for job in jobs:
+            _report(job, _run(options, changes, job, data))
+        return 0
+    failed = False
+    for (name, seed), future in side_by_side(partial(_run, options, changes), jobs, options.processes):
+        try:
+            _report((name, seed), future.result())
+        except EXPECTED as error:  # the others go on
+            print(f"digitsum: {name}, seed {seed}: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def _load(options: argparse.Namespace) -> Data:
+    data = load_data(options.source, options.root, options.data_seed)
+    return streamed(data, options.stream, options.root) if options.stream else data
+
+
+def _run(
+    options: argparse.Namespace, changes: dict[str, Any], job: tuple[str, int], data: Data | None = None
+) -> dict[str, Any]:
+    """Run one experiment with one seed; a process of its own, which is given no data, loads them and shows no bar."""
+    return run_experiment(
+        job[0], data or _load(options), seed=job[1], device=options.device, preset_name=options.preset, changes=changes,
+        on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+        progress=data is not None, again=not options.missing,
+    )  # fmt: skip
+
+
+def _report(job: tuple[str, int], record: dict[str, Any]) -> None:
+    name, seed = job
+    for setting, (usual, chosen) in record["changed"].items():
+        print(f"{name}: {setting} is {chosen} (the experiment's own: {usual})")
+    print(f"{name}, seed {seed}:", _metrics_table(record["metrics"]), record["checkpoint"], sep="\n", flush=True)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    planned = plan(
+        data, options.experiments or list(EXPERIMENTS), seeds=options.seeds, preset_name=options.preset,
+        from_scratch=options.on_missing_weights == "scratch", keep_changed=options.keep_changed,
+        results=options.results,
+    )  # fmt: skip
+    rows = [
+        [row.experiment, str(row.seed), row.why or "on record"]
+        + ["" if not row.why else "not known" if row.minutes is None else f"{row.minutes:.0f}"]
+        for row in planned
+    ]
+    print(markdown_table(["experiment", "seed", "state", "minutes"], rows))
+    left = [row for row in planned if row.why]
+    known = [row.minutes for row in left if row.minutes is not None]
+    print(f"{len(left)} of {len(planned)} runs to train")
+    if known:
+        print(f"about {sum(known) / 60:.1f} hours for {len(known)} of them, on the hardware of the records")
+    faults = []
+    for row in [] if options.dry_run else left:
+        try:
+            record = run_experiment(
+                row.experiment, data, seed=row.seed, device=options.device, preset_name=options.preset,
+                on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+            )  # fmt: skip
+        except (DataError, TrainingError, WeightsError) as error:  # the others do not depend on it
+            faults.append(f"{row.experiment} seed {row.seed}: {error}")
+            continue
+        accuracy = percent(record["metrics"]["val"]["accuracy"])
+        print(f"{row.experiment} seed {row.seed}: validation {accuracy}; {record['checkpoint']}")
+    for fault in faults:
+        print(f"digitsum: {fault}", file=sys.stderr)
+    return int(bool(faults))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -91,26 +172,74 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     model = load_checkpoint(options.checkpoint, pick_device(options.device))
     for path in options.images:
-        predicted = predictions(model, read_strips(path))
+        strips = read_strips(path)
+        predicted = predictions(model, strips)
+        likely = np.exp(sum_log_probabilities(model, strips)) if predicted.readings else None
         for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
             line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
-            if predicted.readings:
-                reading = predicted.readings[row]
-                line += f", digits {' '.join(map(str, reading.digits))} with probability {reading.probability:.1%}"
+            if likely is not None:
+                reading, other = predicted.readings[row], likely[row].argsort()[-2]
+                line += (
+                    f" with probability {likely[row, total]:.1%}, digits {' '.join(map(str, reading.digits))} with "
+                    f"probability {reading.probability:.1%}; next {other} with probability {likely[row, other]:.1%}"
+                )
             print(line)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    record = compare(data, device=options.device, models=options.models, results=options.results)
+    for system in record["systems"]:
+        print(f"{system['experiment']} seed {system['seed']}: {system['accuracy']:.1%} on {record['split']}")
+    for name, why in record["left_out"].items():
+        print(f"{name} is left out: {why}")
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    given = {key: getattr(options, key) for key in ("epochs", "train_limit")}
+    for name in STUDIES if options.study == "all" else [options.study]:
+        records = run_study(
+            name, data, seeds=options.seeds, only=options.only, changes={k: v for k, v in given.items() if v},
+            checkpoints=options.checkpoint, device=options.device, root=options.root, models=options.models,
+            results=options.results,
+        )  # fmt: skip
+        for path, record in records:
+            metrics = record.get("metrics", {})
+            print(path, *(f"{split} {percent(metrics[split]['accuracy'])}" for split in SPLITS if split in metrics))
     return 0
 
 
 def _tables(options: argparse.Namespace) -> int:
     changed = renew(options.readme, options.results)
     print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
+    if options.page.is_file():
+        changed = performance.renew(options.page, options.results)
+        print(f"{options.page} {'has new tables' if changed else 'agrees with the records already'}")
     return 0
 
 
-def _report(options: argparse.Namespace) -> int:
-    changed = make_report(
-        options.results, options.models, options.root, output=options.output, redraw=options.redraw
-    )  # fmt: skip
+def _bench(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    data = load_data(options.source, options.root, options.data_seed)
+    print(data.reason)
+    timed = ["accuracy"] if options.time_to_accuracy else []
+    for part in (options.only or ([] if timed else bench.USUAL_PARTS)) + timed:
+        record = bench.measure(
+            part, data, device=options.device, repeats=options.repeats, minutes=options.time_to_accuracy,
+            results=options.results,
+        )  # fmt: skip
+        print(f"\n{performance.tables([record])[part]}", flush=True)
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    changed = make_report(options.results, options.models, options.root, output=options.output, redraw=options.redraw)
     print(f"{options.output} {'is new' if changed else 'agrees with the records already'}")
     return 0
 
@@ -125,6 +254,12 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
         if split in metrics
     ]
     return markdown_table(header, rows)
+
+
+def _experiment(text: str) -> str:  # with `choices`, argparse would refuse an empty list
+    if text not in EXPERIMENTS:
+        raise argparse.ArgumentTypeError(f"{text} is no experiment; use some of {', '.join(EXPERIMENTS)}")
+    return text
 
 
 def _natural(text: str) -> int:
@@ -164,36 +299,96 @@ def _parser() -> argparse.ArgumentParser:
     device.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     device.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
 
-    train = commands.add_parser("train", parents=[data, device], help="train experiments, save weights, write records")
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument(
+        "--on-missing-weights", default="error", choices=["error", "scratch"],
+        help="stop, or go on from a random start, where published weights cannot be had (error)",
+    )  # fmt: skip
+    runs.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+
+    train = commands.add_parser(
+        "train", parents=[data, device, runs], help="train experiments, save weights, write records"
+    )
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
-    train.add_argument("--seed", type=_natural, default=0, help="start of the weights and order of the data (0)")
+    train.add_argument(
+        "--seed",
+        type=_natural,
+        nargs="+",
+        default=[0],
+        help="start of the weights and order of the data, one or more (0)",
+    )
+    train.add_argument("--processes", type=_positive, default=1, help="runs side by side, each on a device (1)")
+    train.add_argument("--missing", action="store_true", help="leave out runs that have left their record already")
     train.add_argument("--epochs", type=_positive, help="in place of the experiment's own")
     train.add_argument("--batch-size", type=_positive, help="in place of the experiment's own")
     train.add_argument("--lr", type=_rate, help="learning rate in place of the experiment's own")
-    train.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    amount = train.add_mutually_exclusive_group()
+    amount.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    amount.add_argument(
+        "--stream", type=_positive, metavar="N", help="train on N strips composed on the fly, never all in memory"
+    )
     train.add_argument(
         "--weights", choices=["none", *ResNet50_Weights.__members__],
         help="published weights to start from, in place of the experiment's own",
     )  # fmt: skip
-    train.add_argument(
-        "--on-missing-weights", default="error", choices=["error", "scratch"],
-        help="stop, or go on from a random start, where published weights cannot be had (error)",
-    )  # fmt: skip
-    train.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     train.set_defaults(run=_train)
+
+    reproduce = commands.add_parser(
+        "reproduce",
+        parents=[data, device, runs],
+        help="train all that the results tables lack, going on where it stopped",
+    )
+    reproduce.add_argument(
+        "experiments", nargs="*", type=_experiment, metavar="NAME", help="only these (all experiments)"
+    )
+    reproduce.add_argument("--seeds", nargs="+", type=_natural, help="in place of the usual ones, which the plan shows")
+    reproduce.add_argument("--preset", default="full", choices=list(PRESETS), help="quick and smoke shorten (full)")
+    reproduce.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    reproduce.add_argument("--keep-changed", action="store_true", help="keep records that say what they changed")
+    reproduce.set_defaults(run=_reproduce)
 
     evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
     evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights (all there are for the source)")
     evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser("compare", parents=[data, device], help="paired tests between the published weights")
+    compare.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    compare.set_defaults(run=_compare)
 
     predict = commands.add_parser("predict", parents=[device], help="print the sums of images")
     predict.add_argument("images", nargs="+", type=Path, help=".npy strips, or PNG or JPEG images of a row of digits")
     predict.add_argument("--checkpoint", type=Path, required=True, help="weights to predict with")
     predict.set_defaults(run=_predict)
 
-    tables = commands.add_parser("tables", help="renew the tables of the README from the records")
+    study = commands.add_parser("study", parents=[data, device], help="vary the reader, or measure it, for the tables")
+    study.add_argument("study", choices=["all", *STUDIES], metavar="NAME", help=", ".join(["all", *STUDIES]))
+    study.add_argument("--seeds", type=_natural, nargs="+", default=SEEDS, help="of the runs ({} {} {})".format(*SEEDS))
+    variants = {v.name: v for s in STUDIES.values() if s.variants for v in s.variants(EXPERIMENTS[READER])}
+    study.add_argument("--only", nargs="+", choices=list(variants), default=(), metavar="VARIANT", help="(all)")
+    study.add_argument("--epochs", type=_positive, help="in place of the reader's own")
+    study.add_argument("--train-limit", type=_positive, help="train on only so many strips")
+    study.add_argument("--checkpoint", type=Path, nargs="+", default=(), help="readers to measure (the published one)")
+    study.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    study.set_defaults(run=_study)
+
+    speed = commands.add_parser("bench", parents=[data], help="measure speed and memory, and write a record of it")
+    speed.add_argument(
+        "--only", nargs="+", choices=bench.USUAL_PARTS, metavar="PART", help=", ".join(bench.USUAL_PARTS)
+    )
+    speed.add_argument(
+        "--time-to-accuracy", type=_rate, metavar="MINUTES",
+        help="train up to so many minutes each, and record when unseen strips are read well enough",
+    )  # fmt: skip
+    speed.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    speed.add_argument("--threads", type=_positive, help="of the processor (as many as it has cores)")
+    speed.add_argument("--repeats", type=_positive, default=5, help="of every measurement (5)")
+    speed.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    speed.set_defaults(run=_bench)
+
+    tables = commands.add_parser("tables", help="renew the tables of README and docs/performance.md from the records")
     tables.add_argument("--readme", type=Path, default=Path("README.md"))
+    tables.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="renewed where it is there")
     tables.add_argument("--results", type=Path, default=Path("results"))
     tables.set_defaults(run=_tables)
 
@@ -203,9 +398,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--root", type=Path, default=Path("data"), help="folder of MNIST (data)")
     report.add_argument("--output", type=Path, default=Path("report.pdf"))
     report.add_argument(
-        "--redraw", action="store_true", help="also the pictures of strips, though the weights are the same"
+        "--redraw", action="store_true", help="also pictures of strips, though the weights are the same"
     )
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_paper)
     return parser
 
 

@@ -51,9 +51,9 @@ class Augmentation:
         from_column = ((left + right) / 2).view(n, 1, 1) + (columns + slant.view(n, 1, 1) * rows) / wide.view(n, 1, 1)
         grid = torch.stack([from_column, from_row.expand_as(from_column)], dim=1)  # (N, 2, H, W), in pixels
         for deviation, distance in self.warps:
-            points = (2, round(height / distance) + 2, round(width / distance) + 2)
-            field = deviation * torch.randn(n, *points, device=device)
-            grid = grid + F.interpolate(field, (height, width), mode="bicubic", align_corners=True)
+            down, across = _interpolation(height, distance, device), _interpolation(width, distance, device)
+            points = deviation * torch.randn(n, 2, down.shape[1], across.shape[1], device=device)
+            grid = grid + down @ points @ across.T
         last = torch.tensor([width - 1, height - 1], device=device).view(1, 2, 1, 1)
         return F.grid_sample(images, (2 * grid / last - 1).permute(0, 2, 3, 1), align_corners=True)
 
@@ -76,6 +76,21 @@ def _keep_inside(centre: Tensor, half: Tensor, length: int) -> Tensor:
 
 def _thicken(images: Tensor, amount: Tensor) -> Tensor:
     """Part of the way to the image with a pixel more pen on every side, or for negative amounts with a pixel less."""
-    more = F.max_pool2d(images, 3, 1, 1)
-    less = -F.max_pool2d(-images, 3, 1, 1)
-    return images + amount.clamp(min=0) * (more - images) + amount.clamp(max=0) * (images - less)
+    more = _spread(images) - images
+    less = images - 1 + _spread(1 - images)
+    return images + amount.clamp(min=0) * more + amount.clamp(max=0) * less
+
+
+def _spread(images: Tensor) -> Tensor:
+    """Each pixel's largest value in the 3x3 around it, as four comparisons: many times faster than max pooling."""
+    x = F.pad(images, (1, 1))
+    x = torch.maximum(torch.maximum(x[..., :-2], x[..., 2:]), images)
+    y = F.pad(x, (0, 0, 1, 1))
+    return torch.maximum(torch.maximum(y[..., :-2, :], y[..., 2:, :]), x)
+
+
+def _interpolation(length: int, distance: float, device: torch.device) -> Tensor:
+    """The matrix (length, points) that interpolates, bicubically, from points about `distance` apart to pixels."""
+    points = round(length / distance) + 2
+    each = torch.eye(points, device=device).view(1, points, points, 1)
+    return F.interpolate(each, (length, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T

@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
     path = Path(path)
     metadata, tensors = _read(path)
     try:
-        objective = OBJECTIVES[metadata["objective"]]
+        objective = replace(OBJECTIVES[metadata["objective"]], **metadata.get("objective_args", {}))
         model = MODELS[metadata["model"]](outputs=objective.outputs, **metadata["model_args"])
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError, AssertionError, ValueError) as error:

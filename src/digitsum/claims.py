@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .evaluation import share
+from .training import ACCURACY_EVERY
 
 Record = dict[str, Any]
 Share = Mapping[str, float]  # {"value", "low", "high"}
@@ -71,9 +72,8 @@ def _validation(record: Record) -> Share:
 
 
 def _last_epoch(record: Record, split: str) -> Share:
-    """The accuracy in training ("train") or on validation ("val") of the last epoch, which was not chosen."""
-    strips = record["data"]["strips"][split]
-    n = min(strips, record["settings"]["train_limit"] or strips) if split == "train" else strips
+    """The accuracy in training ("train") or on validation ("val") of the last epoch, which need not be the best."""
+    n = record["data"]["strips"][split] // (ACCURACY_EVERY if split == "train" else 1)
     return share(round(record["history"][-1][f"{split}_accuracy"] * n), n)
 
 

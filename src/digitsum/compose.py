@@ -17,6 +17,7 @@ GLYPH = 28
 MIN_GAP, MAX_GAP = -16, 14  # between the boxes of neighbouring glyphs, so boxes overlap by up to 16 columns
 DIGIT_WIDTH = GLYPH + MAX_GAP  # the most columns one digit can take
 WIDTH = 4 * DIGIT_WIDTH  # 168, the course's canvas
+MAX_SUM = 36  # four nines
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Strips:
         return digest.hexdigest()[:16]
 
 
-def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int, digits: int = 4) -> Strips:
+def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
     """Draw `n` strips of `digits` glyphs each, the same for the same arguments on every platform.
 
     Each glyph starts after a gap of -16..14 columns from its left neighbour's box, never left of the canvas, at a
@@ -59,8 +60,7 @@ def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int, digits
     Shapes: glyphs (G, 28, 28) uint8; labels (G,) integers 0..9; the canvas is (40, 42 * digits).
     Source: the rule whose strips match the published statistics of the course data (README, "The data").
     """
-    if glyphs.shape != (len(labels), GLYPH, GLYPH) or glyphs.dtype != np.uint8:
-        raise ValueError(f"glyphs must be ({len(labels)}, {GLYPH}, {GLYPH}) uint8, got {glyphs.shape} {glyphs.dtype}")
+    _check(glyphs, labels)
     bits = np.random.PCG64(seed)
     chosen = _integers(bits, len(labels), (n, digits))
     gaps = _integers(bits, MAX_GAP - MIN_GAP + 1, (n, digits)) + MIN_GAP
@@ -80,6 +80,32 @@ def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int, digits
             np.maximum(window, glyphs[glyph], out=window)
     values = labels[chosen].astype(np.int64)
     return Strips(images, values.sum(axis=1), values, corners)
+
+
+def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
+    """Draw `n` strips of `digits` cut digits each: whole cells side by side in the middle rows, none touching another.
+
+    Every glyph is used once before any comes again. Shapes as in `compose`, on a canvas of (40, 28 * digits).
+    """
+    _check(glyphs, labels)
+    chosen = np.resize(permutation(len(labels), seed), (n, digits))
+    images = np.zeros((n, HEIGHT, digits * GLYPH), np.uint8)
+    top = (HEIGHT - GLYPH) // 2
+    images[:, top : top + GLYPH] = glyphs[chosen].transpose(0, 2, 1, 3).reshape(n, GLYPH, digits * GLYPH)
+    values = labels[chosen].astype(np.int64)
+    corners = np.full((n, digits, 2), top)
+    corners[:, :, 1] = GLYPH * np.arange(digits)
+    return Strips(images, values.sum(axis=1), values, corners)
+
+
+def permutation(n: int, seed: int | tuple[int, ...]) -> np.ndarray:
+    """The indices 0..n-1 in random order, from the raw bit stream, which NumPy keeps stable."""
+    return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")
+
+
+def _check(glyphs: np.ndarray, labels: np.ndarray) -> None:
+    if glyphs.shape != (len(labels), GLYPH, GLYPH) or glyphs.dtype != np.uint8:
+        raise ValueError(f"glyphs must be ({len(labels)}, {GLYPH}, {GLYPH}) uint8, got {glyphs.shape} {glyphs.dtype}")
 
 
 def _integers(bits: np.random.PCG64, high: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,10 +21,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from digitsum.compose import GLYPH, HEIGHT, WIDTH, Strips, compose
+from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips, compose, permutation
 
 SOURCES = ("auto", "course", "mnist", "digits")
-MAX_SUM = 36
 STRIPS = 30_000  # composed of training glyphs and divided 80/10/10, as many as the course's files hold
 UNSEEN = 6_000  # composed of glyphs that are in none of those
 TIMEOUT = 5.0  # seconds without an answer after which a download is given up
@@ -119,7 +118,7 @@ def _course(root: Path, seed: int) -> Data:
     tenth = len(sums) // 10
     if not tenth:
         raise DataError(f"{root} holds {len(sums)} strips; at least 10 are needed to split them 80/10/10")
-    rows = _permutation(len(sums), seed)
+    rows = permutation(len(sums), seed)
 
     def gather(rows: np.ndarray) -> Strips:
         images = np.empty((len(rows), HEIGHT, WIDTH), np.uint8)
@@ -231,8 +230,7 @@ def _check_mnist_file(path: Path) -> None:
 
 
 def _mnist(root: Path, seed: int, why: str) -> Data:
-    seen, unseen = mnist_glyphs(root, train=True), mnist_glyphs(root, train=False)
-    return _composed("mnist", seen, unseen, seed, why)
+    return _composed("mnist", seed, why, root)
 
 
 @functools.cache
@@ -330,17 +328,31 @@ def digit_glyphs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digits(seed: int, why: str) -> Data:
-    glyphs, labels = digit_glyphs()
-    seen, unseen = np.split(_permutation(len(labels), seed), [len(labels) * 4 // 5])
-    return _composed("digits", (glyphs[seen], labels[seen]), (glyphs[unseen], labels[unseen]), seed, why)
+    return _composed("digits", seed, why)
 
 
 # Both generated sources
 
 
-def _composed(
-    source: str, seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray], seed: int, why: str
-) -> Data:
+Glyphs = tuple[np.ndarray, np.ndarray]  # (G, 28, 28) uint8 and labels (G,)
+
+
+def source_glyphs(source: str, root: str | Path = "data", seed: int = 0) -> tuple[Glyphs, Glyphs]:
+    """The glyphs that a source's training, validation and test strips are made of, and those of `unseen`.
+
+    Raises DataError for a source that is not composed of glyphs.
+    """
+    if source == "mnist":
+        return mnist_glyphs(root, train=True), mnist_glyphs(root, train=False)
+    if source == "digits":
+        glyphs, labels = digit_glyphs()
+        seen, unseen = np.split(permutation(len(labels), seed), [len(labels) * 4 // 5])
+        return (glyphs[seen], labels[seen]), (glyphs[unseen], labels[unseen])
+    raise DataError(f"the strips of source {source!r} are not made of glyphs; use mnist or digits")
+
+
+def _composed(source: str, seed: int, why: str, root: str | Path = "data") -> Data:
+    seen, unseen = source_glyphs(source, root, seed)
     strips = compose(*seen, STRIPS, seed=2 * seed)  # even and odd: no two data sets share a stream
     tenth = STRIPS // 10
     return Data(
@@ -352,8 +364,3 @@ def _composed(
         reason=f"source: {source} ({why})",
         seed=seed,
     )
-
-
-def _permutation(n: int, seed: int) -> np.ndarray:
-    """The indices 0..n-1 in random order, from the raw bit stream, which NumPy keeps stable."""
-    return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn.metrics import confusion_matrix
+from torch import Tensor
 
-from .compose import HEIGHT
+from . import distributed
+from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips
+from .cuts import cut
 from .data import Data
 from .likelihood import Reading, sum_distribution
 from .models import StripModel
-from .objectives import MAX_SUM, NUM_SUMS, SumLikelihood
-from .training import EVALUATION_BATCH, to_input
+from .objectives import NUM_SUMS, SumLikelihood
+from .training import EVALUATION_BATCH, keep_freed_memory, to_input
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -58,16 +62,13 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     if images.shape[2] < MIN_WIDTH or images.shape[2] != (model.width or images.shape[2]):
         wanted = model.width or f"at least {MIN_WIDTH}"
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
-    model.eval()
-    device = next(model.parameters()).device
     values, sums, readings = [], [], []
-    for start in range(0, len(images), EVALUATION_BATCH):
-        batch = torch.from_numpy(np.array(images[start : start + EVALUATION_BATCH])).to(device)
-        outputs = model(to_input(batch))
-        values.append(model.objective.values(outputs).double().cpu().numpy())
-        sums.append(model.objective.sums(outputs).cpu().numpy())
+    for batch in outputs(model, images):
+        predicted = model.objective.values(batch)
+        values.append(predicted.double().cpu().numpy())
+        sums.append(model.objective.whole(predicted).cpu().numpy())
         if isinstance(model.objective, SumLikelihood):
-            readings += model.objective.read(outputs)
+            readings += model.objective.read(batch)
     return Predictions(
         np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]), readings
     )
@@ -80,6 +81,35 @@ def sight(model: StripModel, images: np.ndarray) -> Sight:
     outputs = model(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device)))
     sums = sum_distribution(outputs, model.objective.count).softmax(dim=1)
     return Sight(outputs.softmax(dim=2).cpu().numpy(), sums.cpu().numpy())
+
+
+def read(model: StripModel, strips: Strips) -> Predictions:
+    """Predict strips, by a model that takes them whole or by one of single digits cut out at their true places.
+
+    Raises DataError where a model needs these places and they are not known.
+    """
+    if not model.reads_cuts:
+        return _shared(model, strips.images)
+    digits = predictions(model, cut(strips).images).sums.reshape(len(strips), -1)  # (N, K)
+    sums = digits.sum(axis=1).clip(max=MAX_SUM)
+    return Predictions(sums.astype(np.float64), sums)
+
+
+@torch.no_grad()
+def outputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
+    """A model's outputs in float32, batch by batch, of images (N, 40, W) uint8; batches of wide strips are smaller."""
+    model.eval()
+    keep_freed_memory()
+    device = next(model.parameters()).device
+    size = max(EVALUATION_BATCH * WIDTH // max(images.shape[2], WIDTH), 1)
+    for start in range(0, len(images), size):
+        yield model(to_input(torch.from_numpy(np.array(images[start : start + size])).to(device)))
+
+
+def sum_log_probabilities(model: StripModel, images: np.ndarray) -> np.ndarray:
+    """A reader's log-probability of each sum, (N, 37) float64, given that there are as many digits as it counts."""
+    tables = [model.objective.distribution(batch).double().cpu().numpy() for batch in outputs(model, images)]
+    return np.concatenate(tables or [np.empty((0, NUM_SUMS))])
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
@@ -107,13 +137,16 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     return (
         {"n": len(truth)}
         | {name: share(int(hit.sum()), len(hit)) for name, hit in hits.items()}
-        | {"mse": _mean(error**2), "mae": _mean(np.abs(error))}
+        | {"mse": mean(error**2), "mae": mean(np.abs(error))}
     )
 
 
 def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
-    """Metrics and predictions for every split, and for "entire": training, validation and test strips together."""
-    predicted = {name: predictions(model, split.images) for name, split in data.splits.items()}
+    """Metrics and predictions for every split, and for "entire": training, validation and test strips together.
+
+    Several processes predict a part each, and all get the whole.
+    """
+    predicted = {name: read(model, split) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}
     whole = ("train", "val", "test")
     predicted["entire"] = Predictions(
@@ -124,10 +157,31 @@ def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, P
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
 
 
+def _shared(model: StripModel, images: np.ndarray) -> Predictions:
+    parts = distributed.gathered(predictions(model, distributed.mine(images)))
+    if len(parts) == 1:
+        return parts[0]
+    return Predictions(
+        np.concatenate([part.values for part in parts]), np.concatenate([part.sums for part in parts]),
+        [reading for part in parts for reading in part.readings],
+    )  # fmt: skip
+
+
 def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]:
     """The share of strips whose digits (N, K) are read one by one, from left to right, with its interval."""
     right = [reading.digits == row for reading, row in zip(predicted.readings, digits.tolist(), strict=True)]
     return share(sum(right), len(right))
+
+
+def centre_errors(predicted: Predictions, corners: np.ndarray, stride: int) -> np.ndarray:
+    """How far in pixels a strip's digits are read from the centres of their glyphs, the mean over the strip's digits.
+
+    Of the strips, with glyphs at `corners` (N, K, 2), that are read as K digits: (M,), M of the N. A reader's columns
+    are `stride` pixels apart.
+    """
+    rows = [row for row, reading in enumerate(predicted.readings) if len(reading.columns) == corners.shape[1]]
+    columns = np.array([predicted.readings[row].columns for row in rows]).reshape(-1, corners.shape[1])
+    return np.abs(stride * columns - (corners[rows, :, 1] + (GLYPH - 1) / 2)).mean(axis=1)
 
 
 def share(hits: int, n: int) -> dict[str, float]:
@@ -148,7 +202,7 @@ def accuracy_by_sum(sums: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     return np.divide(right, counts, out=np.full(NUM_SUMS, np.nan), where=counts > 0), counts
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
+def mean(values: np.ndarray) -> dict[str, float]:
     """A mean with its percentile bootstrap interval, drawn with a fixed seed; that of a single value is the value."""
     if len(values) == 1:
         return dict.fromkeys(("value", "low", "high"), float(values[0]))

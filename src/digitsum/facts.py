@@ -21,7 +21,7 @@ from .evaluation import CONFIDENCE
 from .experiments import EXPERIMENTS
 from .look import EDGES
 from .models import MODELS
-from .objectives import NUM_SUMS, OBJECTIVES, SumLikelihood
+from .objectives import NUM_SUMS
 from .tables import (
     PEERS_ON_CUT_DIGITS,
     PEERS_ON_STRIPS,
@@ -29,18 +29,23 @@ from .tables import (
     Record,
     _departures,
     _errors,
-    _hardware,
     _rows,
     _seeds,
     _share,
     _shares,
     _trained_on,
+    _variants,
     command,
+    hardware_words,
 )
 from .training import build
 
 READER = "reader"
 PAIRS = 6  # of digits that are taken for each other are named
+BLOCKS = {  # what is one row of a table of layers, though it is made of several
+    "Convolution": "convolution", "MultiheadAttention": "attention", "Residual": "residual block",
+    "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
+}  # fmt: skip
 COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
 
 # The systems of the five reports with their own results, as they state them on the course's files; the experiment that
@@ -160,7 +165,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "millions": f"{first['parameters'] / 1e6:.2f}",
         "best_epoch": f"{epochs[0]}–{epochs[-1]}" if epochs[0] < epochs[-1] else f"{epochs[0]}",
         "minutes": f"{statistics.mean(seed['seconds']['train'] for seed in seeds) / 60:.1f}",
-        "hardware": _hardware(first["hardware"]),
+        "hardware": hardware_words(first["hardware"]),
         "text": {split: _shares(seeds, split) for split in splits},
         "short": {split: _percent(statistics.mean(s["value"] for s in shares[split])) for split in splits},
         "at": {split: statistics.mean(s["value"] for s in shares[split]) for split in splits},
@@ -217,17 +222,26 @@ def mean(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: statistics.mean(seed[key] for seed in seeds) for key in ("value", "low", "high")}
 
 
+def by_variant(studied: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """The records of studies, by study and variant."""
+    studies: dict[str, dict[str, list[Record]]] = {}
+    for record in studied:
+        studies.setdefault(record["study"], {}).setdefault(record["experiment"], []).append(record)
+    return studies
+
+
 def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Sequence[Record]) -> dict[str, Any]:
     """The studies of which there are records, as rows of text; the unchanged reader's are its published records."""
     found: dict[str, Any] = {}
     for name in ("ablations", "sums", "cut_digits"):
         if name in studies:
             alone = {READER: readers} if name != "cut_digits" else {}
+            sentences = {variant.name: variant.sentence for variant in _variants(name)}
             rows = sorted((alone | dict(studies[name])).items(), key=lambda row: -statistics.mean(_validation(row[1])))
             if name != "ablations":
                 rows.sort(key=lambda row: _trained_on(row[1][0]))
             found[name] = [
-                [variant.replace("_", " "), f"{_trained_on(seeds[0]):,}", _seeds(seeds)]
+                [variant, sentences[variant], f"{_trained_on(seeds[0]):,}", _seeds(seeds)]
                 + [_shares(seeds, split) for split in ("val", "test", "unseen")]
                 for variant, seeds in rows
             ]
@@ -287,8 +301,7 @@ def _task() -> dict[str, Any]:
     for _ in range(4):
         strings = np.convolve(strings, np.ones(10, np.int64))
     share = strings / strings.sum()
-    reader = OBJECTIVES["sum_likelihood"]
-    assert isinstance(reader, SumLikelihood)
+    reader = build(EXPERIMENTS[READER]).objective
     return {
         "strings": f"{strings.sum():,}", "sums": NUM_SUMS, "largest_sum": NUM_SUMS - 1,
         "most_common": int(strings.argmax()), "ways": f"{strings.max():,}", "most_common_share": float(share.max()),
@@ -327,7 +340,8 @@ def _tables_of_layers(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str
     for name, system in systems.items():
         if name in EXPERIMENTS and system["model"] in MODELS:
             rows = _layers(name)
-            tables.setdefault(json.dumps(rows[:-1]), {"name": name, "rows": rows})
+            if len(rows) > 1:
+                tables.setdefault(json.dumps(rows[:-1]), {"name": name, "rows": rows})
     return list(tables.values())
 
 
@@ -356,8 +370,8 @@ def _stacks(models: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def _shapes(experiment: Any) -> list[tuple[str, list[int], int]]:
     """Each layer with the shape of its output for one strip, and its parameters.
 
-    Containers are opened, blocks of this project's or torchvision's own are not; a normalisation counts to the layer
-    before it, and what has neither weights nor pools is left out.
+    All but BLOCKS are opened; a normalisation counts to the layer before it, and what has neither weights nor pools is
+    left out.
     """
     rows: list[tuple[str, list[int], int]] = []
     model = build(replace(experiment, weights=None)).eval()
@@ -371,15 +385,10 @@ def _shapes(experiment: Any) -> list[tuple[str, list[int], int]]:
 
 def _opened(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
-        container = type(child) is nn.Sequential or any(type(part) is nn.Sequential for part in child.children())
-        if container and not _is_block(child):
-            yield from _opened(child)
-        else:
+        if type(child).__name__ in BLOCKS or not any(True for _ in child.children()):
             yield child
-
-
-def _is_block(module: nn.Module) -> bool:
-    return type(module).__name__ in ("Residual", "Bottleneck", "BasicBlock", "EncoderBlock")
+        else:
+            yield from _opened(child)
 
 
 def _add_row(rows: list[tuple[str, list[int], int]], layer: nn.Module, out: Any) -> None:
@@ -402,9 +411,9 @@ def _label(layer: nn.Module) -> str:
         return f"convolution {size}{step}"
     if isinstance(inner, nn.Linear):
         return "linear"
-    names = {"MaxPool2d": "max pooling", "AdaptiveAvgPool2d": "average pooling", "MultiheadAttention": "attention",
-             "Residual": "residual block", "Bottleneck": "bottleneck block"}  # fmt: skip
-    return names.get(type(layer).__name__, type(layer).__name__)
+    return {"MaxPool2d": "max pooling", "AdaptiveAvgPool2d": "average pooling"}.get(
+        type(layer).__name__, BLOCKS.get(type(layer).__name__, type(layer).__name__)
+    )
 
 
 def _percent(share: float) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from .checkpoints import load_checkpoint, read_metadata, replacing
 from .compose import WIDTH, Strips, compose
 from .data import load_data, mnist_glyphs
 from .evaluation import Predictions, predictions, sight
-from .runs import PACKAGES, commit, hardware
+from .runs import circumstances, commit
 
 STRIPS = 5_000  # the generator's statistics are taken over so many
 SURE = 0.9  # wrong answers of a higher probability are counted
@@ -62,15 +59,10 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
         "source": data.source,
         "seed": model.metadata["seed"],
         "weights": read_metadata(checkpoint)["digest"],
-        "data": {"fingerprint": data.fingerprint, "seed": data.seed, "strips": {"unseen": len(strips)}},
         "generator": _generator(root, data.seed),
         "errors": errors(read, strips, certainty),
         "seconds": round(time.perf_counter() - started, 1),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-    }
+    } | circumstances(data, torch.device("cpu"))  # fmt: skip
 
 
 def keep(record: dict[str, Any], path: Path) -> None:
@@ -87,6 +79,7 @@ def save(figure: Figure, path: Path, width: float, height: float | None = None) 
     """
     old_width, old_height = figure.get_size_inches()
     figure.set_size_inches(width, height or old_height * width / old_width)
+    figure.draw_without_rendering()  # the layout needs a second round after a change of size
     with replacing(path) as temporary, plots.mpl.rc_context({"pdf.fonttype": 42}):
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 

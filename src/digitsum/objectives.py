@@ -7,14 +7,27 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compose import MAX_SUM
 from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distribution, sum_log_likelihood
 
-MAX_SUM = 36  # four nines
 NUM_SUMS = MAX_SUM + 1
 
 
+class _Objective:
+    def values(self, outputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sums(self, outputs: Tensor) -> Tensor:
+        """Predicted sums (N,)."""
+        return self.whole(self.values(outputs))
+
+    def whole(self, values: Tensor) -> Tensor:
+        """The predicted sums (N,) that real-valued predictions (N,) stand for."""
+        return values.long()
+
+
 @dataclass(frozen=True)
-class Regression:
+class Regression(_Objective):
     """One number per strip, trained with the squared error; the rounded number is the predicted sum."""
 
     name: str = "regression"
@@ -22,19 +35,42 @@ class Regression:
 
     def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
         """Mean squared error. Shapes: outputs (N, 1), sums (N,); `step` is not used."""
-        return F.mse_loss(outputs.squeeze(1), sums.to(outputs.dtype))
+        return F.mse_loss(self.values(outputs), sums.to(outputs.dtype))
 
     def values(self, outputs: Tensor) -> Tensor:
         """Real-valued predictions (N,), in units of the sum."""
         return outputs.squeeze(1)
 
-    def sums(self, outputs: Tensor) -> Tensor:
+    def whole(self, values: Tensor) -> Tensor:
         """Predicted sums (N,): rounded and brought into 0..36."""
-        return self.values(outputs).round().clamp(0, MAX_SUM).long()
+        return values.round().clamp(0, MAX_SUM).long()
 
 
 @dataclass(frozen=True)
-class Classification:
+class AdditiveRegression(Regression):
+    """One number per column, outputs (N, T, 1); all of a strip's added up are its value."""
+
+    name: str = "additive_regression"
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Real-valued predictions (N,), in units of the sum."""
+        return outputs.sum(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class ExpectedSum(Regression):
+    """Columns of symbols, outputs (N, T, 11); the mean of the sum that they make is the strip's value."""
+
+    name: str = "expected_sum"
+    outputs: int = SYMBOLS
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Real-valued predictions (N,), in units of the sum."""
+        return moments(outputs).sum_mean
+
+
+@dataclass(frozen=True)
+class Classification(_Objective):
     """One score per possible sum 0..36, trained with the cross-entropy; the largest score is the predicted sum."""
 
     name: str = "classification"
@@ -45,26 +81,23 @@ class Classification:
         return F.cross_entropy(outputs, sums)
 
     def values(self, outputs: Tensor) -> Tensor:
-        """The predicted sums (N,) as floats: a classifier's errors are counted from its arg max, as the reports do."""
-        return self.sums(outputs).to(outputs.dtype)
-
-    def sums(self, outputs: Tensor) -> Tensor:
-        """Predicted sums (N,): the arg max."""
-        return outputs.argmax(dim=1)
+        """The arg max (N,) as a float: a classifier's errors are counted from its predicted sum, as the reports do."""
+        return outputs.argmax(dim=1).to(outputs.dtype)
 
 
 @dataclass(frozen=True)
-class SumLikelihood:
+class SumLikelihood(_Objective):
     """Columns of symbols, trained with the exact probability that `count` of them emit a digit and add up to the sum.
 
     The first `start_steps` steps of training match moments instead: the mean of the sum and of the count, both in
     closed form. From a random start the likelihood alone lingers on a plateau, where no column yet means any digit;
-    the mean's gradient tells each column at once whether it should mean more or less.
+    the mean's gradient tells each column at once whether it should mean more or less. `count` may be the (least, most)
+    digits, or None for any number; only a known count is matched at the start.
     """
 
     name: str = "sum_likelihood"
     outputs: int = SYMBOLS
-    count: int = 4
+    count: int | tuple[int, int] | None = 4
     start_steps: int = 150
 
     def loss(self, outputs: Tensor, sums: Tensor, step: int | None = None) -> Tensor:
@@ -74,24 +107,28 @@ class SumLikelihood:
         """
         if step is not None and step < self.start_steps:
             m = moments(outputs)
+            if not isinstance(self.count, int):
+                return (m.sum_mean - sums).square().mean()
             spread = 8.25 * self.count  # the variance of the sum of uniform digits
             return ((m.sum_mean - sums).square() / spread + (m.count_mean - self.count).square()).mean()
         return -sum_log_likelihood(outputs, sums, self.count).mean()
 
     def values(self, outputs: Tensor) -> Tensor:
-        """The predicted sums (N,) as floats."""
-        return self.sums(outputs).to(outputs.dtype)
+        """The most probable sum (N,) as a float, over every placement and string of digits that `count` allows."""
+        return self.distribution(outputs).argmax(dim=1).to(outputs.dtype)
 
-    def sums(self, outputs: Tensor) -> Tensor:
-        """Predicted sums (N,): the most probable one, over every placement and every string of `count` digits."""
-        return sum_distribution(outputs, self.count).argmax(dim=1)
+    def distribution(self, outputs: Tensor) -> Tensor:
+        """The log-probability of each sum given the count of digits, (N, 9K + 1); of 0..36 where the count is open."""
+        table = sum_distribution(outputs, self.count)
+        return (table if isinstance(self.count, int) else table[:, :NUM_SUMS]).log_softmax(dim=1)
 
     def read(self, outputs: Tensor) -> list[Reading]:
         """The most likely digits of each strip, with their columns and their probability."""
         return read_strings(outputs, self.count)
 
 
-Objective = Regression | Classification | SumLikelihood
+Objective = Regression | Classification | SumLikelihood  # and their kinds
 OBJECTIVES: dict[str, Objective] = {
-    objective.name: objective for objective in (Regression(), Classification(), SumLikelihood())
+    objective.name: objective
+    for objective in (Regression(), Classification(), SumLikelihood(), AdditiveRegression(), ExpectedSum())
 }

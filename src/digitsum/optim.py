@@ -77,4 +77,5 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], torch.optim.Optimizer]
     "adam": _library(torch.optim.Adam),
     "adamw": _library(torch.optim.AdamW),
     "muon": Muon,
+    "sgd": _library(torch.optim.SGD),
 }

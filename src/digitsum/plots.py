@@ -295,6 +295,26 @@ def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
     return _done(figure)
 
 
+@mpl.rc_context(STYLE)
+def step_phases(machines: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """Where a training step goes: a panel per machine, a bar per phase, stacked by group of operations, in seconds."""
+    figure, grid = plt.subplots(1, max(len(machines), 1), figsize=(WIDTH, 3.6), squeeze=False)
+    for axes, (machine, phases) in zip(grid[0], machines.items(), strict=False):
+        below = np.zeros(len(phases))
+        groups = next(iter(phases.values()))
+        colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+        for group, colour in zip(groups, colours, strict=False):
+            heights = np.array([1000 * phase[group] for phase in phases.values()])
+            axes.bar(list(phases), heights, bottom=below, label=group, color=colour)
+            below += heights
+        axes.set(title=machine, ylabel="milliseconds a step")
+        axes.grid(True, axis="y")
+        axes.set_axisbelow(True)
+    if machines:
+        grid[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _done(figure)
+
+
 def _strips(images: np.ndarray, titles: Sequence[str], right: Sequence[bool | None], columns: int = 3) -> Figure:
     """A grid of strips under their titles; a wrong one has a thick frame and a bold title."""
     rows = max(-(-len(images) // columns), 1)

@@ -18,13 +18,12 @@ from . import plots
 from .calibration import Reliability
 from .checkpoints import read_metadata, replacing
 from .data import mnist_is_there
-from .facts import READER, facts_json, mean
+from .facts import READER, by_variant, facts_json, mean
 from .look import keep, look, save
-from .tables import Record, _rows, _trained_on, load_records
+from .tables import Record, _rows, _trained_on, load_records, load_studies
 
 LOOK = Path("report") / "mnist.json"  # below results/: what look.py measured
 CURVES = 4  # experiments at most are drawn of each objective
-STUDIES = ("ablations", "sums", "counts", "cut_digits", "calibration")  # below results/studies/mnist/
 
 
 class ReportError(Exception):
@@ -56,7 +55,7 @@ def make_report(
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
-    studies = load_studies(results)
+    studies = by_variant(load_studies(results))
     (folder / "facts.json").write_text(facts_json(records, seen, studies), encoding="utf-8")
     draw_charts(records, studies, folder / "charts")
     paper = compile_paper(folder / "report.typ")
@@ -80,19 +79,6 @@ def compile_paper(path: Path) -> bytes:
     return paper
 
 
-def load_studies(results: str | Path) -> dict[str, dict[str, list[Record]]]:
-    """The records of each study by variant: results/studies/mnist/<study>/<variant>-seed<k>.json."""
-    studies: dict[str, dict[str, list[Record]]] = {}
-    for name in STUDIES:
-        variants: dict[str, list[Record]] = {}
-        for path in sorted((Path(results) / "studies" / "mnist" / name).glob("*-seed*.json")):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            variants.setdefault(path.stem.rpartition("-seed")[0], []).append(record)
-        if variants:
-            studies[name] = variants
-    return studies
-
-
 def _look(path: Path, weights: Path, root: Path, source: Path, redraw: bool) -> Record | None:
     """The record of what the reader's weights see, made anew where they have changed and all it takes is there."""
     there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -110,7 +96,7 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
         seeds[0]["experiment"]: mean([seed["metrics"]["unseen"]["accuracy"] for seed in seeds]) for seeds in rows
     }
     ranked = dict(sorted(entries.items(), key=lambda item: -item[1]["value"]))
-    save(plots.accuracies(ranked), folder / "accuracies.pdf", 8)
+    save(plots.accuracies(ranked), folder / "accuracies.pdf", 9, 0.8 + 0.28 * len(ranked))
     whole = [seeds[0] for seeds in rows if seeds[0]["history"] and not seeds[0]["changed"]]
     whole.sort(key=lambda record: -record["metrics"]["val"]["accuracy"]["value"])
     objectives = {record["experiment"]: record["settings"]["objective"] for record in whole}

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import distributed
 from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
 from .compose import Strips
 from .data import Data
-from .evaluation import Predictions, confusion, evaluate, strings_read
-from .experiments import EXPERIMENTS, Experiment, differences, preset
+from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, strings_read
+from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import WeightsError
+from .stream import CHUNK, StripStream
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -47,8 +49,11 @@ def run_experiment(
     models: str | Path = "models",
     results: str | Path = "results",
     progress: bool = True,
+    again: bool = True,
 ) -> dict[str, Any]:
     """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record, also written as JSON.
+
+    Where such a run, with the same settings and data, has left its record already, it is made again, or not: `again`.
 
     `preset_name` is one of PRESETS or "auto" (full on CUDA, otherwise quick); `changes` replaces single settings, and
     the record says which. Where published weights cannot be had, `on_missing_weights` decides: "error" stops, "scratch"
@@ -62,38 +67,58 @@ def run_experiment(
     chosen = pick_device(device)
     preset_name = resolve_preset(preset_name, chosen)
     experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
-    experiment = _with_available_weights(experiment, on_missing_weights)
+    experiment = with_available_weights(experiment, on_missing_weights)
     folder = folder_name(data.source, preset_name)
-    run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{_settings_digest(experiment, data)}"
+    record_path = Path(results) / folder / f"{name}-seed{seed}.json"
+    if not again and (there := recorded(record_path, asdict(experiment), data.fingerprint)):
+        return there
+    run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{settings_digest(experiment, data)}"
     state_path = run_folder / "resume.pt"
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
-    trained = time.perf_counter()
-    read = data.head(experiment.evaluate_limit, experiment.evaluate_limit)
-    evaluated, predicted = evaluate(run.model, read)
-    record = _record(name, run, data, chosen, preset_name) | {
-        "metrics": evaluated,
-        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in read.splits.items()},
-        "strings": {
-            split: strings_read(predicted[split], strips.digits)
-            for split, strips in read.splits.items()
-            if predicted[split].readings and strips.digits is not None
-        },
-        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
-    }
+    record = record_of(name, EXPERIMENTS[name], run, data, chosen, preset_name)
+    if distributed.rank() > 0:
+        return record | {"checkpoint": "left to the first process"}
     kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
     about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
-        "data": data.fingerprint, "validation": evaluated["val"],
+        "objective_args": experiment.objective_args, "data": data.fingerprint, "validation": record["metrics"]["val"],
     }  # fmt: skip
     save_checkpoint(run.model, run_folder / "best.safetensors", **about)
     last = build(replace(experiment, weights=None))
     last.load_state_dict(run.last)
     save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
     record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
-    _write_record(record, Path(results) / folder / f"{name}-seed{seed}.json")
+    write_record(record, record_path)
     state_path.unlink(missing_ok=True)
     return record
+
+
+def record_of(
+    name: str, usual: Experiment, run: Run, data: Data, device: torch.device, preset_name: str
+) -> dict[str, Any]:
+    """The record of a finished run: what was trained, how it departs from the `usual` settings, and what it reads."""
+    trained = time.perf_counter()
+    limit = run.experiment.evaluate_limit
+    read = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
+    evaluated, predicted = evaluate(run.model, read)
+    readers = {split: strips for split, strips in read.splits.items() if predicted[split].readings}
+    centres = {
+        split: centre_errors(predicted[split], strips.corners, run.model.stride)
+        for split, strips in readers.items()
+        if strips.corners is not None and run.model.stride is not None
+    }
+    return _record(name, usual, run, data, device, preset_name) | {
+        "metrics": evaluated,
+        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in read.splits.items()},
+        "strings": {
+            split: strings_read(predicted[split], strips.digits)
+            for split, strips in readers.items()
+            if strips.digits is not None
+        },
+        "centre_error": {split: mean(errors) for split, errors in centres.items() if len(errors)},
+        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
+    }
 
 
 def resolve_preset(name: str, device: torch.device) -> str:
@@ -110,7 +135,7 @@ def find_checkpoints(source: str, preset_name: str = "full", models: str | Path 
     }
 
 
-def _with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
+def with_available_weights(experiment: Experiment, on_missing: str) -> Experiment:
     """The experiment as it is, or from a random start where its published weights cannot be had and that is allowed."""
     if experiment.weights is None:
         return experiment
@@ -134,7 +159,7 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
             there = read_metadata(path)
         except CheckpointError:  # damaged, or of an earlier format
             there = {}
-        if not _same(there, about):
+        if not same_run(there, about):
             done += f"; what was there is now {_set_aside(path)}"
         elif there["seed"] != run.seed and _accuracy(there) > _accuracy(about):
             return f"{path.name} keeps seed {there['seed']}, which is better on validation"
@@ -142,24 +167,37 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
     return done
 
 
-def _write_record(record: dict[str, Any], path: Path) -> None:
+def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+    """The record at `path`, if it is of a run with these settings on the data of this fingerprint; otherwise None."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    there = record | {"data": record.get("data", {}).get("fingerprint")}
+    return record if same_run(there, {"settings": settings, "data": fingerprint}) else None
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON; one of a run with other settings or on other data is set aside."""
     text = json.dumps(record, indent=1)
-    if path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            there = {}
-        there["data"] = there.get("data", {}).get("fingerprint")
-        if not _same(there, json.loads(text) | {"data": record["data"]["fingerprint"]}):
-            _set_aside(path)
+    if path.exists() and recorded(path, record["settings"], record["data"]["fingerprint"]) is None:
+        _set_aside(path)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _same(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether two runs have the same settings and data, so that they differ by their seed at most."""
-    return all(there.get(key) == json.loads(json.dumps(here[key])) for key in ("settings", "data"))
+def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two runs have the same settings and data, so that they differ by their seed and in words at most.
+
+    A setting that was not there yet when a run was written down counts as its default.
+    """
+    defaults = asdict(Experiment(model="", objective="", report="", left_open=""))
+
+    def decisive(settings: dict[str, Any]) -> dict[str, Any]:
+        written = json.loads(json.dumps(defaults | settings))  # tuples become lists
+        return {key: value for key, value in written.items() if key not in DESCRIPTIONS}
+
+    return there.get("data") == here["data"] and decisive(there.get("settings", {})) == decisive(here["settings"])
 
 
 def _accuracy(about: dict[str, Any]) -> float:
@@ -174,7 +212,9 @@ def _set_aside(path: Path) -> Path:
     return path.rename(folder / f"{path.stem}-{free}{path.suffix}")
 
 
-def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: str) -> dict[str, Any]:
+def _record(
+    name: str, usual: Experiment, run: Run, data: Data, device: torch.device, preset_name: str
+) -> dict[str, Any]:
     experiment = run.experiment
     return {
         "experiment": name,
@@ -183,16 +223,28 @@ def _record(name: str, run: Run, data: Data, device: torch.device, preset_name: 
         "preset": preset_name,
         "weights": experiment.weights or "none",
         "settings": asdict(experiment),
-        "changed": differences(experiment, EXPERIMENTS[name]),
+        "changed": differences(experiment, usual),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "trained_parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        "history": run.history,
+        "best_epoch": run.best_epoch,
+    } | circumstances(data, device)
+
+
+def circumstances(data: Data, device: torch.device) -> dict[str, Any]:
+    """The data, hardware and code of a run, and the day."""
+    return {
         "data": {
             "fingerprint": data.fingerprint,
             "seed": data.seed,
             "strips": {name: len(strips) for name, strips in data.splits.items()},
         },
-        "history": run.history,
-        "best_epoch": run.best_epoch,
+    } | provenance(device)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """On what and with which code, and when, numbers were made: a part of every record."""
+    return {
         "hardware": hardware(device),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         "commit": commit(),
@@ -212,6 +264,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.processes(),
         "bfloat16": has_bfloat16(device),
     }
 
@@ -231,7 +284,7 @@ def commit() -> str | None:
     return head + ("-dirty" if changed else "")
 
 
-def _settings_digest(experiment: Experiment, data: Data) -> str:
+def settings_digest(experiment: Experiment, data: Data) -> str:
     return hashlib.sha256(repr((sorted(asdict(experiment).items()), data.fingerprint)).encode()).hexdigest()[:8]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
+from . import distributed
 from .checkpoints import load_state, save_state
 from .compose import Strips
+from .cuts import cut
 from .data import Data
 from .experiments import EXPERIMENTS, Experiment
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
+from .stream import StripStream
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]] = {
     "constant": lambda optimizer, steps, warmup: LambdaLR(optimizer, lambda step: 1.0),
@@ -29,6 +34,8 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]]
     ),
 }
 EVALUATION_BATCH = 512
+ACCURACY_EVERY = 8  # batches; the training accuracy of a curve needs no more, and a reader's sums cost time
+POOL, MARGIN = 16, 8  # batches that are sorted by width together; columns kept right of a batch's ink
 
 
 class TrainingError(RuntimeError):
@@ -64,9 +71,21 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next step, where it is glibc; otherwise nothing changes.
+
+    By itself it gives every large tensor back to the system, and at the next step the same memory comes back page by
+    page. Up to 2 GB stay with the process. The numbers are those of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(-1, 2**31 - 1)
+        library.mallopt(-3, 2**25)
+
+
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
-    objective = OBJECTIVES[experiment.objective]
+    objective = replace(OBJECTIVES[experiment.objective], **experiment.objective_args)
     args = dict(experiment.model_args) | ({"weights": experiment.weights} if experiment.weights else {})
     with _seeded(seed):
         model = MODELS[experiment.model](outputs=objective.outputs, **args)
@@ -97,15 +116,24 @@ def train(
     if isinstance(experiment, str):
         experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
+    keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    images, sums = resident(data.train[: experiment.train_limit], device)
-    val_images, val_sums = resident(data.val, device)
-    steps = -(-len(sums) // experiment.batch_size)
-    if len(sums) // steps < 2:
+    strips: Strips | StripStream = data.train[: experiment.train_limit]
+    choose = data.val
+    if isinstance(strips, Strips):
+        strips = strips[np.tile(np.arange(len(strips)), experiment.passes)]
+        if model.reads_cuts:
+            strips, choose = cut(strips), cut(choose)
+    sizes, parts = strips.sizes if isinstance(strips, StripStream) else [len(strips)], _parts(strips, device)
+    val_images, val_sums = (distributed.mine(tensor) for tensor in resident(choose, device))
+    steps = sum(_steps(size, experiment.batch_size) for size in sizes)
+    if min(size // _steps(size, experiment.batch_size) for size in sizes) < 2 * distributed.processes():
         raise TrainingError(
-            f"{len(sums)} training strips in batches of {experiment.batch_size} leave a batch of one strip, which "
-            "batch normalisation cannot take. Use larger batches or more strips."
+            f"{len(strips)} training strips in batches of {experiment.batch_size} leave a batch of one strip to a "
+            "process, which batch normalisation cannot take. Use larger batches or more strips."
         )
+    if len(data.val) < distributed.processes():
+        raise TrainingError(f"{len(data.val)} validation strips are too few for {distributed.processes()} processes")
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run = Run(experiment, seed, model, last={})
@@ -120,12 +148,14 @@ def train(
         best, run.history = state["best"], state["history"]
         run.best_epoch, run.seconds = state["best_epoch"], state["seconds"]
 
+    net = distributed.parallel(model)
     total, done = steps * experiment.epochs, steps * len(run.history)
-    with tqdm(total=total, initial=done, desc=experiment.name, disable=not progress) as bar:
+    with tqdm(total=total, initial=done, desc=experiment.name, disable=not progress or distributed.rank() > 0) as bar:
         for epoch in range(len(run.history) + 1, experiment.epochs + 1):
             started = time.perf_counter()
             with _seeded(seed, epoch, device=device):
-                trained = _train_epoch(model, optimizer, scheduler, experiment, images, sums, epoch, bar)
+                trained = train_epoch(net, optimizer, scheduler, experiment, parts(), steps, epoch, bar)
+            distributed.average_statistics(model)
             val = validate(model, val_images, val_sums)
             lr = optimizer.param_groups[0]["lr"]
             _check_finite(torch.tensor([val["loss"]]), epoch, steps, lr)
@@ -139,7 +169,7 @@ def train(
             if not best or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
                 run.best_epoch, best = epoch, _weights(model)
             bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
-            if state_path:
+            if state_path and distributed.rank() == 0:
                 save_state(
                     state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
                     scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
@@ -151,41 +181,91 @@ def train(
     return run
 
 
-def _train_epoch(
+def train_epoch(
     model: StripModel,
     optimizer: torch.optim.Optimizer,
     scheduler: LRScheduler,
     experiment: Experiment,
-    images: Tensor,
-    sums: Tensor,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
     epoch: int,
     bar: tqdm,
 ) -> dict[str, float]:
-    """One pass over resident images (N, 40, W) uint8 in random order; returns the mean loss and the accuracy."""
+    """One pass over `parts`, each images (N, 40, W) uint8 and sums (N,) on the device; `steps` batches in all.
+
+    Returns the mean loss, and the accuracy on every ACCURACY_EVERY-th batch.
+    """
     model.train()
-    objective, device = model.objective, images.device
-    steps = -(-len(sums) // experiment.batch_size)
+    objective, device = model.objective, next(model.parameters()).device
     losses = torch.zeros(steps, device=device)
-    correct = torch.zeros((), device=device)
-    # Batches of nearly the same size, so that none is a lone strip, which batch norm could not take.
-    for step, rows in enumerate(torch.randperm(len(sums)).to(device).tensor_split(steps)):
-        batch = to_input(images[rows])
+    correct, counted, n = torch.zeros((), device=device), 0, 0
+    for step, (images, sums) in enumerate(shuffled(parts, experiment.batch_size, experiment.crop)):
+        batch, size = to_input(images), len(sums)
         if experiment.augment:
             batch = experiment.augment(batch)
+        batch, sums = distributed.mine(batch), distributed.mine(sums)
         with autocast(device):
             outputs = model(batch)
         outputs = outputs.float()
-        loss = objective.loss(outputs, sums[rows], step=(epoch - 1) * steps + step)
+        loss = objective.loss(outputs, sums, step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        distributed.weighted(loss, len(sums), size).backward()
+        with autocast(device):  # for Muon's matrix products
+            optimizer.step()
         scheduler.step()
-        losses[step] = loss.detach() * len(rows)
-        correct += (objective.sums(outputs.detach()) == sums[rows]).sum()
+        losses[step] = loss.detach() * len(sums)
+        n += size
+        if step % ACCURACY_EVERY == 0:
+            correct += (objective.sums(outputs.detach()) == sums).sum()
+            counted += size
         bar.update()
         if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
-            _check_finite(losses[: step + 1], epoch, 1, optimizer.param_groups[0]["lr"])
-    return {"loss": losses.sum().item() / len(sums), "accuracy": correct.item() / len(sums)}
+            lr = optimizer.param_groups[0]["lr"]
+            _check_finite(distributed.total(losses[: step + 1]), epoch, 1, lr)
+    loss, correct = distributed.total(torch.stack([losses.sum(), correct]))
+    return {"loss": loss.item() / n, "accuracy": correct.item() / counted}
+
+
+def _parts(strips: Strips | StripStream, device: torch.device) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
+    """What gives an epoch its images and sums on the device: the whole set, held there, or a stream's chunks."""
+    if isinstance(strips, StripStream):
+        chunks = len(strips.sizes)
+        return lambda: (resident(chunk, device) for chunk in strips.chunks(torch.randperm(chunks).tolist()))
+    held = [resident(strips, device)]
+    return lambda: held
+
+
+def shuffled(
+    parts: Iterable[tuple[Tensor, Tensor]], batch_size: int, crop: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each part's images and sums in random order, in batches of nearly the same size.
+
+    None is then a lone strip, which batch norm could not take. Where asked to `crop`, strips whose ink ends in similar
+    columns come together, the batches in random order and without the columns that are blank in all of their strips.
+    """
+    for images, sums in parts:
+        steps, order = _steps(len(sums), batch_size), torch.randperm(len(sums))
+        if not crop:
+            for rows in order.to(images.device).tensor_split(steps):
+                yield images[rows], sums[rows]
+            continue
+        ends = _ink_ends(images).cpu()
+        pools = order.tensor_split(-(-steps // POOL))
+        batches = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
+        for rows in (batches[i] for i in torch.randperm(steps)):
+            width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
+            rows = rows.to(images.device)
+            yield images[rows, :, :width], sums[rows]
+
+
+def _ink_ends(images: Tensor) -> Tensor:
+    """The number of columns (N,) up to and with the last that holds ink, of images (N, 40, W) uint8."""
+    columns = torch.arange(1, images.shape[2] + 1, device=images.device)
+    return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
+
+
+def _steps(strips: int, batch_size: int) -> int:
+    return -(-strips // batch_size)
 
 
 def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -200,7 +280,10 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float]:
-    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8."""
+    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8.
+
+    Over those of all processes, where there are several.
+    """
     model.eval()
     objective = model.objective
     loss = correct = error = torch.zeros((), device=images.device)
@@ -209,9 +292,12 @@ def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float
             outputs = model(to_input(batch))
         outputs = outputs.float()
         loss = loss + objective.loss(outputs, truth) * len(truth)
-        correct = correct + (objective.sums(outputs) == truth).sum()
-        error = error + (objective.values(outputs) - truth).abs().sum()
-    return {"loss": loss.item() / len(sums), "accuracy": correct.item() / len(sums), "mae": error.item() / len(sums)}
+        values = objective.values(outputs)
+        correct = correct + (objective.whole(values) == truth).sum()
+        error = error + (values - truth).abs().sum()
+    count = torch.tensor(len(sums), device=images.device)
+    loss, correct, error, count = distributed.total(torch.stack([loss, correct, error, count])).tolist()
+    return {"loss": loss / count, "accuracy": correct / count, "mae": error / count}
 
 
 def _weights(model: StripModel) -> dict[str, Tensor]:

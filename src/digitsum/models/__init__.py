@@ -6,16 +6,28 @@ from collections.abc import Callable
 
 from .baseline_cnn import BaselineCNN
 from .cnn_attention import CNNAttention
+from .cut_digits import CutDigits
+from .digit_cnn import DigitCNN
 from .layers import StripModel
+from .most_common import MostCommon
+from .pooled_reader import PooledReader
 from .pretrained import WeightsError
 from .reader import Reader
 from .resnet50 import ResNet50
+from .vgg16_frozen import VGG16Frozen
+from .vit import ViT
 
 MODELS: dict[str, Callable[..., StripModel]] = {
     "baseline_cnn": BaselineCNN,
     "cnn_attention": CNNAttention,
     "resnet50": ResNet50,
     "reader": Reader,
+    "vgg16_frozen": VGG16Frozen,
+    "vit": ViT,
+    "most_common": MostCommon,
+    "digit_cnn": DigitCNN,
+    "pooled_reader": PooledReader,
+    "cut_digits": CutDigits,
 }
 
 __all__ = ["MODELS", "StripModel", "WeightsError"]

@@ -1,42 +1,74 @@
-"""The convolutional network with an attention layer of report E."""
+"""The convolutional networks with and without attention layers of report E."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from .layers import Float32Linear, StripModel, conv_block
 
 
-class CNNAttention(StripModel):
-    """Five convolutions, one self-attention layer over the cells of the feature map, and two linear layers.
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the cells of a feature map, with a way around it.
 
-    Shapes: images (N, 1, 40, W) -> (N, outputs).
-
-    Report E gives the order of the layers and no sizes. Chosen here: widths 32, 64, 128, 128, 128 with batch
-    normalisation, and 2x2 pooling after the first three, so that a cell of the 5 x 21 map sees a little more than one
-    digit; multi-head self-attention with a residual, so that a cell can ask its neighbours which part of a digit is
-    already counted; and the mean over cells, batch-normalised, before the linear layers, because a sum does not depend
-    on where its digits stand.
+    Shapes: (N, C, H, W) -> the same.
     """
 
-    def __init__(self, outputs: int, heads: int = 4) -> None:
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x.flatten(2).transpose(1, 2))  # (N, H * W, C)
+        y = self.attention(y, y, y)[0]  # returning the weights is also the faster way on a CPU
+        return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class CNNAttention(StripModel):
+    """Convolutions, self-attention over the cells of the feature map, and two linear layers.
+
+    `attention_after` are the convolutions, counted from one and at least the third, that a self-attention layer
+    follows. Shapes: images (N, 1, 40, W) -> (N, outputs).
+
+    Report E gives the order of the layers and no sizes: five convolutions and attention after the last; its variants
+    have more layers and no attention, several attention layers, or attention between convolutions 3 and 4. Chosen here:
+    widths 32, 64 and from there on 128 with batch normalisation, and 2x2 pooling after the first three, so that a cell
+    of the 5 x 21 map sees a little more than one digit; multi-head self-attention with a residual, so that a cell can
+    ask its neighbours which part of a digit is already counted; and the mean over cells, batch-normalised, before the
+    linear layers, because a sum does not depend on where its digits stand.
+    """
+
+    def __init__(
+        self, outputs: int, heads: int = 4, convolutions: int = 5, attention_after: Sequence[int] = (5,)
+    ) -> None:
         super().__init__()
         self.features = nn.Sequential(
             conv_block(1, 32, pool=True),
             conv_block(32, 64, pool=True),
             conv_block(64, 128, pool=True),
-            conv_block(128, 128),
-            conv_block(128, 128),
-        )  # fmt: skip
-        self.norm = nn.LayerNorm(128)
-        self.attention = nn.MultiheadAttention(128, heads, batch_first=True)
+            *(conv_block(128, 128) for _ in range(convolutions - 3)),
+        )
+        self.attention = nn.ModuleDict({str(place): SelfAttention(128, heads) for place in attention_after})
         self.hidden = nn.Sequential(nn.BatchNorm1d(128), nn.Linear(128, 256), nn.ReLU())
         self.head = Float32Linear(256, outputs)
+        self.register_load_state_dict_pre_hook(_rename)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.features(images)  # (N, 128, 5, W/8)
-        x = x.flatten(2).transpose(1, 2)  # (N, cells, 128)
-        y = self.norm(x)
-        x = x + self.attention(y, y, y)[0]  # returning the weights is also the faster way on a CPU
-        x = self.hidden(x.mean(dim=1))  # (N, 256)
+        x = images
+        for place, convolution in enumerate(self.features, start=1):
+            x = convolution(x)  # at last (N, 128, 5, W/8)
+            if str(place) in self.attention:
+                x = self.attention[str(place)](x)
+        x = self.hidden(x.mean(dim=(2, 3)))  # (N, 256)
         return self.head(x)  # (N, outputs)
+
+
+def _rename(model: CNNAttention, state: dict[str, Any], *_: Any) -> None:
+    """Load weights from when there was only one attention layer, after the fifth convolution, and it had no number."""
+    for name in list(state):
+        kind, rest = name.split(".", 1)
+        if kind == "norm" or kind == "attention" and not rest[0].isdigit():
+            state["attention.5." + name] = state.pop(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,25 @@ class StripModel(nn.Module):
     """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
 
     width: int | None = None  # of the strips it takes, in columns; None: any
+    reads_cuts = False  # whether it is trained on, and reads, single digits cut out where they are known to be
+    stride: int | None = None  # pixels between the columns of a reader, whose first looks at pixel 0; None: no columns
     objective: Any
     metadata: dict[str, Any]
+
+
+class Normalise(nn.Module):
+    """Images (N, 1, H, W) less `mean` over `std`, one of each per channel: (N, channels, H, W)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
 
 
 class Float32Linear(nn.Linear):

@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published weights' own transforms
 DOWNLOAD_TIMEOUT = 10  # seconds without an answer; torch.hub itself sets none
 
 
 class WeightsError(RuntimeError):
     """Pre-trained weights could not be downloaded or read; the message says from where, to where and what to do."""
+
+
+def published_state(kind: type[WeightsEnum], name: str) -> Mapping[str, Tensor]:
+    """The state dict of a model's published weights by their name. Raises `WeightsError`, also for an unknown name."""
+    if name not in kind.__members__:
+        raise WeightsError(f"there are no weights {name} of this model; use one of {', '.join(kind.__members__)}")
+    return pretrained_state(kind[name])
 
 
 def pretrained_state(weights: WeightsEnum) -> Mapping[str, Tensor]:

@@ -21,6 +21,8 @@ class Reader(StripModel):
     digits as strips have: with 4.5, 10 digits at odds of e^-4.5 each in 42 columns, 4.2 of them.
     """
 
+    stride = 4
+
     def __init__(
         self,
         outputs: int = 11,

@@ -1,0 +1,36 @@
+"""Many runs side by side: one process per device."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+import torch
+
+Job = TypeVar("Job")
+
+
+def side_by_side(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Future]]:
+    """Call `work` on each job in so many processes; yields a job and its future when it is done, or has failed.
+
+    The processes take the GPUs by turns as their current device, and share the processor's threads evenly. `work` must
+    be a function that a fresh process can import.
+    """
+    context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
+    numbers = context.SimpleQueue()
+    for k in range(processes):
+        numbers.put(k)
+    threads = max(1, torch.get_num_threads() // processes)
+    with ProcessPoolExecutor(processes, context, _settle, (numbers, threads)) as pool:
+        futures = {pool.submit(work, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future
+
+
+def _settle(numbers: Any, threads: int) -> None:
+    torch.set_num_threads(threads)
+    number = numbers.get()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())

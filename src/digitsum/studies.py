@@ -1,0 +1,343 @@
+"""Studies of the reader: variants of it, each trained like an experiment, and measurements of trained readers."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import calibration
+from .augment import Augmentation
+from .checkpoints import CheckpointError, load_checkpoint, read_metadata
+from .compose import DIGIT_WIDTH, compose, lay_out
+from .data import Data, source_glyphs
+from .evaluation import (
+    Predictions,
+    centre_errors,
+    mean,
+    outputs,
+    predictions,
+    share,
+    strings_read,
+    sum_log_probabilities,
+)
+from .experiments import EXPERIMENTS, Experiment
+from .likelihood import read_strings
+from .models import StripModel
+from .models.cut_digits import cells, joined
+from .runs import circumstances, commit, record_of, recorded, settings_digest, write_record
+from .training import pick_device, train
+
+READER = "reader"  # the experiment that is studied
+SEEDS = (0, 1, 2)
+STRIPS = 24_000  # that the reader's epoch goes over
+CUT_SUMS, CUT_TEST_SUMS = 15_000, 2_500  # every one of MNIST's training and test digits once
+COUNTS = (1, 2, 3, 4, 5, 6, 8, 16)
+COUNT_STRIPS = 2_000  # of each count
+ABSTAIN = 0.05  # the share of strips, those it trusts least, to which it gives no answer
+OVERLAPS = ((-14, 0), (1, 5), (6, 9), (10, 13), (14, 16))  # columns, both ends included
+
+
+Measure = Callable[[StripModel, Data, str | Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a study: a sentence on what it is, and all its settings."""
+
+    name: str
+    sentence: str
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question to the reader, answered by training variants of it or by measuring readers that were trained.
+
+    `variants` makes them from the reader's settings; `data` makes theirs from the source's. `measure` takes a trained
+    reader, the source's data and the folder with MNIST, and returns what a record keeps under "measured".
+    """
+
+    about: str
+    variants: Callable[[Experiment], list[Variant]] | None = None
+    data: Callable[[Data, str | Path], Data] = lambda data, root: data
+    measure: Measure | None = None
+
+
+# What is trained
+
+
+def _ablations(reader: Experiment) -> list[Variant]:
+    known = reader.objective_args
+    flat = reader.model_args | {"empty_bias": 0.0}  # where no output means "nothing"
+    changes: dict[str, tuple[str, dict[str, Any]]] = {
+        READER: ("The reader as it is.", {}),
+        "no_start": (
+            "Without the start-up: the likelihood from the first step on.",
+            {"objective_args": known | {"start_steps": 0}},
+        ),
+        "additive_regression": (
+            "Every column gives a number, and the squared error of their total is all there is to learn from.",
+            {"objective": "additive_regression", "objective_args": {}, "model_args": flat},
+        ),
+        "expected_sum": (
+            "The columns tell symbols as ever, but only the mean of the sum is held to the label, by its squared "
+            "error.",
+            {"objective": "expected_sum", "objective_args": {}},
+        ),
+        "classification": (
+            "The columns' mean, a hidden layer, and a class for each of the 37 sums.",
+            {"model": "pooled_reader", "objective": "classification", "objective_args": {}, "crop": False},
+        ),
+        "count_1_to_8": (
+            "Not told that there are four digits, only that there are one to eight.",
+            {"objective_args": known | {"count": (1, 8)}},
+        ),
+        "count_unknown": (
+            "Not told how many digits there are: any number, none included.",
+            {"objective_args": known | {"count": None}},
+        ),
+    }
+    if reader.augment:
+        for part in fields(Augmentation):
+            if getattr(reader.augment, part.name) != part.default:
+                without: dict[str, Any] = {part.name: part.default}
+                changes[f"no_{part.name}"] = (
+                    f"Without `{part.name}` in the augmentation.",
+                    {"augment": replace(reader.augment, **without)},
+                )
+        changes["no_augmentation"] = ("Without any augmentation.", {"augment": None})
+    return [_variant(reader, name, sentence, **changed) for name, (sentence, changed) in changes.items()]
+
+
+def _sums(reader: Experiment) -> list[Variant]:
+    return [
+        *(
+            _variant(reader, f"{n}", f"The first {n:,} strips only.", **_same_steps(reader, n))
+            for n in (500, 1_000, 2_000, 5_000, 10_000)
+        ),
+        _variant(reader, READER, "All 24,000: the reader as it is."),
+    ]
+
+
+def _cut_digits(reader: Experiment) -> list[Variant]:
+    alone: dict[str, Any] = {"model": "cut_digits", "augment": None, "crop": False}
+    lenet = alone | {
+        "model_args": {"network": "lenet"}, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0,
+    }  # fmt: skip
+    ours = alone | {"model_args": reader.model_args | {"network": "reader"}}
+    networks = {
+        "lenet": ("LeNet, the literature's network, and the reader's objective", lenet),
+        READER: ("the reader's network, its columns averaged, and its objective", ours),
+    }
+    if reader.augment:
+        augmented = ours | {"augment": AugmentEachDigit(**vars(reader.augment))}
+        networks[f"{READER}_augmented"] = ("the same, each digit augmented as the reader's strips are", augmented)
+    return [
+        _variant(reader, f"{name}-{n}", f"{n:,} sums: {what}.", **changes, **_same_steps(reader, n))
+        for n in (5_000, CUT_SUMS)
+        for name, (what, changes) in networks.items()
+    ]
+
+
+def _variant(reader: Experiment, name: str, sentence: str, **changes: Any) -> Variant:
+    return Variant(name, sentence, replace(reader, label=name, **changes))
+
+
+def _same_steps(reader: Experiment, n: int) -> dict[str, int]:
+    """Settings for `n` strips in as many steps as the reader takes over all of its own, to the nearest epoch."""
+    passes = max(STRIPS // n, 1)
+    return {"train_limit": n, "passes": passes, "epochs": max(round(reader.epochs * STRIPS / (n * passes)), 1)}
+
+
+@dataclass(frozen=True)
+class AugmentEachDigit(Augmentation):
+    """The augmentation of strips of cut digits, drawn for each digit on its own."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return joined(super().__call__(cells(images)), len(images))
+
+
+def cut_digits(data: Data, root: str | Path = "data") -> Data:
+    """The literature's task: sums of four cut digits, of a source that is composed of glyphs.
+
+    Training sums use every training digit once before any comes again, as do those of validation, in another order, and
+    of test, from the digits of `unseen`. Validation therefore holds digits that training has seen; it has only to
+    choose the epoch.
+    """
+    seen, unseen = source_glyphs(data.source, root, data.seed)
+    train, val, test = (
+        lay_out(*glyphs, n, seed=(data.seed, part))
+        for part, (glyphs, n) in enumerate(((seen, CUT_SUMS), (seen, CUT_TEST_SUMS), (unseen, CUT_TEST_SUMS)), start=1)
+    )
+    return Data(data.source, train, val, test, None, f"{data.reason}, cut", data.seed)
+
+
+# What is measured
+
+
+def _counts(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
+    """Strips of other numbers of digits, made of unseen glyphs on canvases as wide as they may need."""
+    _, unseen = source_glyphs(data.source, root, data.seed)
+    measured = {}
+    for digits in COUNTS:
+        strips = compose(*unseen, COUNT_STRIPS, seed=(data.seed, digits), digits=digits)
+        assert strips.digits is not None
+        entry: dict[str, Any] = {
+            "n": len(strips), "columns": digits * DIGIT_WIDTH, "fingerprint": strips.fingerprint,
+        }  # fmt: skip
+        for way, count in (("unknown", None), ("known", digits)):
+            readings = [reading for batch in outputs(model, strips.images) for reading in read_strings(batch, count)]
+            sums = np.array([sum(reading.digits) for reading in readings])
+            right = sum(len(reading.digits) == digits for reading in readings)
+            entry[way] = {
+                "strings": strings_read(Predictions(sums, sums, readings), strips.digits),
+                "sums": share(int((sums == strips.sums).sum()), len(strips)),
+                "count": share(right, len(strips)),
+            }
+        measured[str(digits)] = entry
+    return measured
+
+
+def _calibration(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
+    """How far its probabilities of sums can be trusted, and where it errs; only the temperature is from validation."""
+    temperature = calibration.fit_temperature(sum_log_probabilities(model, data.val.images), data.val.sums)
+    split, strips = list(data.splits.items())[-1]
+    log_p = sum_log_probabilities(model, strips.images)
+    right = log_p.argmax(axis=1) == strips.sums
+    measured: dict[str, Any] = {"split": split, "n": len(strips), "temperature": temperature}
+    for name, tempered in (("plain", log_p), ("tempered", calibration.tempered(log_p, temperature))):
+        bins = calibration.reliability(np.exp(tempered.max(axis=1)), right)
+        measured[name] = {
+            "expected_calibration_error": bins.error,
+            "negative_log_likelihood": calibration.negative_log_likelihood(tempered, strips.sums),
+            "reliability": [list(row) for row in zip(*(part.tolist() for part in bins), strict=True)],
+        }
+    answered, accuracy = calibration.coverage(np.exp(log_p.max(axis=1)), right)
+    hundredths = np.unique(np.ceil(np.arange(1, 101) / 100 * len(strips)).astype(int)) - 1
+    kept = round((1 - ABSTAIN) * len(strips))
+    measured |= {
+        "accuracy": share(int(right.sum()), len(strips)),
+        "coverage": [[answered[k].item(), accuracy[k].item()] for k in hundredths],
+        "abstaining": {"share": ABSTAIN, "n": kept} | share(round(accuracy[kept - 1] * kept), kept),
+    }
+    if strips.corners is not None and model.stride is not None:
+        errors = centre_errors(predictions(model, strips.images), strips.corners, model.stride)
+        overlap = calibration.closest(strips.corners)
+        groups = [(low, high, right[(overlap >= low) & (overlap <= high)]) for low, high in OVERLAPS]
+        measured |= {
+            "centre_error": mean(errors),
+            "overlap": [
+                {"from": low, "to": high, "n": len(group)} | share(int(group.sum()), len(group))
+                for low, high, group in groups
+                if len(group)
+            ],
+        }
+    return measured
+
+
+STUDIES: dict[str, Study] = {
+    "ablations": Study("One thing at a time is taken from the reader or put in its place.", variants=_ablations),
+    "sums": Study(
+        "How accuracy grows with the number of sums to learn from. Steps, batches, schedule and augmentation are the "
+        "reader's: a smaller set is gone over more often.",
+        variants=_sums,
+    ),
+    "counts": Study(
+        "The reader, trained on four digits only, reads strips of other numbers of digits, made in the same way of "
+        "unseen glyphs, on canvases as wide as they may need.",
+        measure=_counts,
+    ),
+    "cut_digits": Study(
+        "The task of the neuro-symbolic literature: four digits that come as separate images, labelled with their sum. "
+        "As many steps as the reader's; tested on 2,500 sums of MNIST's test digits, each used once.",
+        variants=_cut_digits,
+        data=cut_digits,
+    ),
+    "calibration": Study(
+        "How far the probability that the reader gives its sum can be trusted, on `unseen` strips. The temperature is "
+        "fitted on validation.",
+        measure=_calibration,
+    ),
+}
+
+
+def run_study(
+    name: str,
+    data: Data,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    only: Sequence[str] = (),
+    changes: dict[str, Any] | None = None,
+    checkpoints: Sequence[str | Path] = (),
+    device: str = "auto",
+    root: str | Path = "data",
+    models: str | Path = "models",
+    results: str | Path = "results",
+    progress: bool = True,
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Answer one study of STUDIES; yields each record with its path, also those that were there already.
+
+    Records are results/studies/<source>/<study>/<variant>-seed<seed>.json. One with the same settings on the same data
+    is not made again, nor is the reader itself where its published record will do; a run that was interrupted goes on.
+    `only` picks variants by name, and `changes` replaces settings of the reader that they are made from. What is
+    measured are the `checkpoints`, by default the reader's published weights.
+    """
+    commit()
+    study, place = STUDIES[name], pick_device(device)
+    folder = Path(results) / "studies" / data.source / name
+    if study.measure:
+        for checkpoint in checkpoints or [Path(models) / data.source / f"{READER}.safetensors"]:
+            yield _measured(name, study.measure, Path(checkpoint), data, place, root, folder)
+    if study.variants:
+        usual = {variant.name: variant.experiment for variant in study.variants(EXPERIMENTS[READER])}
+        variants = study.variants(replace(EXPERIMENTS[READER], **changes or {}))
+        data = study.data(data, root)
+        for seed, variant in itertools.product(seeds, [v for v in variants if v.name in (only or usual)]):
+            experiment, path = variant.experiment, folder / f"{variant.name}-seed{seed}.json"
+            published = Path(results) / data.source / path.name
+            if experiment == EXPERIMENTS[READER] and recorded(published, asdict(experiment), data.fingerprint):
+                path = published
+            record = recorded(path, asdict(experiment), data.fingerprint)
+            if record is None:
+                run_folder = f"{name}-{path.stem}-{settings_digest(experiment, data)}"
+                state = Path(models) / data.source / "runs" / run_folder / "resume.pt"
+                run = train(experiment, data, seed=seed, device=place, state_path=state, progress=progress)
+                record = record_of(variant.name, usual[variant.name], run, data, place, "full") | {"study": name}
+                write_record(record, path)
+                shutil.rmtree(state.parent)
+            yield path, record
+
+
+def _measured(
+    name: str, measure: Measure, checkpoint: Path, data: Data, device: torch.device, root: str | Path, folder: Path
+) -> tuple[Path, dict[str, Any]]:
+    """The record of measuring one reader, which says whose weights it measured."""
+    about = read_metadata(checkpoint)
+    if about["data"] != data.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint} was trained on other strips than these, and those called unseen may have been among them. "
+            f"Train it on these: python -m digitsum train {READER} --source {data.source} --preset full"
+        )
+    path = folder / f"{READER}-seed{about['seed']}.json"
+    settings = about.get("settings", {})  # weights of the first version do not tell theirs
+    record = recorded(path, settings, data.fingerprint)
+    if record is None or record["weights"] != about["digest"]:
+        started = time.perf_counter()
+        record = {
+            "study": name, "experiment": READER, "source": data.source, "seed": about["seed"],
+            "preset": about["preset"], "settings": settings, "weights": about["digest"],
+            "weights_commit": about["commit"], "changed": {}, **circumstances(data, device),
+            "measured": measure(load_checkpoint(checkpoint, device), data, root),
+        }  # fmt: skip
+        record["seconds"] = {"total": round(time.perf_counter() - started, 1)}
+        write_record(record, path)
+    return path, record

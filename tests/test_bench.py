@@ -1,0 +1,117 @@
+"""The benchmark in miniature: that it measures what it says and keeps it. How fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitsum import bench
+from digitsum.__main__ import main
+from digitsum.bench import by_turns, measure, per_call
+from digitsum.data import DataError
+
+CPU = torch.device("cpu")
+SMALL = {
+    "SECONDS": 0.001, "COMPARED": ("baseline_cnn-classification",), "BATCHES": (2,), "STRIPS": 40,
+    "TIMED_TO_ACCURACY": ("baseline_cnn-classification",), "COLUMNS": (8, 16), "DIGITS": (1, 2),
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    for name, value in SMALL.items():
+        monkeypatch.setattr(bench, name, value)
+
+
+def test_works_take_turns_and_the_first_round_does_not_count():
+    done = []
+    seconds = by_turns({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, 3, CPU)
+    assert done == ["a", "b"] * 4
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_short_works_are_called_often_and_timed_singly(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench, "SECONDS", 6.0)
+
+    def work(seconds):
+        clock[0] += seconds
+
+    seconds = per_call({"short": lambda: work(0.5), "long": lambda: work(4.0)}, 2, CPU)
+    assert seconds == {"short": pytest.approx([0.5, 0.5]), "long": pytest.approx([4.0, 4.0])}
+    assert clock[0] == 2 * (0.5 + 4.0) + 3 * (6 * 0.5 + 4.0)  # two of each to begin with; then three rounds
+
+
+@pytest.mark.parametrize("part", ["epoch", "likelihood", "prediction", "generation", "phases"])
+def test_every_part_is_recorded(part, small, tiny, tmp_path):
+    record = measure(part, tiny, device="cpu", repeats=2, results=tmp_path)
+    (path,) = (tmp_path / "bench").iterdir()
+    assert json.loads(path.read_text()) == json.loads(json.dumps(record))
+    found = record["parts"][part]
+    assert found["repeats"] == 2 and found["data"] == tiny.fingerprint and found["versions"]["torch"]
+    if part == "epoch":
+        times = found["rows"][0]["seconds"]
+        assert set(times) == {"ours", "usual", "ready"} and all(len(each) == 2 for each in times.values())
+    if part == "prediction":
+        assert found["rows"][0]["peak_bytes"] >= found["rows"][0]["peak_bytes_before"] > 2**20
+    if part == "generation":
+        assert found["peak_bytes"] >= found["result_bytes"] > 40 * 40 * 168
+    if part == "phases":
+        spent = {phase: {group for group, s in groups.items() if s} for phase, groups in found["phases"].items()}
+        assert list(spent) == ["augmentation", "forward", "likelihood", "backward", "optimiser"]
+        assert "convolution" in spent["forward"] & spent["backward"] and "convolution" not in spent["likelihood"]
+
+
+def test_a_part_leaves_the_others_in_the_record(small, tiny, tmp_path):
+    first = measure("generation", tiny, device="cpu", repeats=1, results=tmp_path)
+    both = measure("likelihood", tiny, device="cpu", repeats=1, results=tmp_path)
+    assert set(both["parts"]) == {"generation", "likelihood"}
+    assert both["parts"]["generation"] == json.loads(json.dumps(first["parts"]["generation"]))
+
+
+@pytest.mark.parametrize("target", [0.0, 2.0])
+def test_time_to_accuracy_is_that_of_the_first_check_or_none(target, small, tiny, monkeypatch):
+    monkeypatch.setattr(bench, "TARGETS", (target,))
+    (row,) = bench.accuracy(tiny, CPU, 1, minutes=0.001)["rows"]
+    first = row["checks"][0]
+    assert row["reached"] == {str(target): first["seconds"] if target == 0 else None}
+    assert first["seconds"] > 0 and row["checks"][-1]["seconds"] < 60
+
+
+def test_time_to_accuracy_needs_unseen_strips(tiny):
+    with pytest.raises(DataError, match="unseen"):
+        bench.accuracy(replace(tiny, unseen=None), CPU, 1, minutes=1)
+
+
+def test_traffic_is_what_operations_read_and_write():
+    x, y = torch.zeros(10), torch.zeros(10)
+    with bench._Traffic() as traffic:
+        x.view(2, 5).t()
+        assert traffic.bytes == 0
+        x + y
+    assert traffic.bytes == 3 * 40
+
+
+def test_the_floor_counts_convolutions_forward_and_backward(small, tiny, monkeypatch):
+    """A training step multiplies about three times as much as prediction does: for outputs, inputs and weights."""
+    monkeypatch.setattr(bench, "per_call", lambda works, repeats, device: {name: [1.0] for name in works})
+    found = bench.floor(tiny, CPU, 1, 0)
+    model = bench.build(bench.EXPERIMENTS["reader"])
+    with bench.FlopCounterMode(display=False) as forward:
+        model(torch.zeros(found["batch"], 1, 40, 168))
+    assert 2.5 * forward.get_total_flops() < found["flops"] < 3.5 * forward.get_total_flops()
+
+
+def test_the_command_prints_a_table_and_leaves_a_record(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("digitsum.data.STRIPS", 40)
+    monkeypatch.setattr("digitsum.data.UNSEEN", 10)
+    options = ["--only", "generation", "--source", "digits", "--repeats", "1", "--device", "cpu"]
+    assert main(["bench", *options]) == 0
+    assert "| strips | seconds |" in capsys.readouterr().out
+    assert len(list(Path("results/bench").glob("*-threads.json"))) == 1

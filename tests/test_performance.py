@@ -1,0 +1,90 @@
+"""docs/performance.md says what the records say, and its tables compute what their columns claim."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from conftest import REPOSITORY
+
+from digitsum.performance import FIGURE, TABLES, load_records, renew, tables
+from digitsum.tables import TableError, filled
+
+PAGE = REPOSITORY / "docs" / "performance.md"
+STAMP = {
+    "versions": {"torch": "2.12.0"},
+    "commit": "0123456789ab",
+    "date": "2026-01-01",
+    "repeats": 3,
+    "source": "mnist",
+}
+HARDWARE = {"device": "cpu", "cpu": "Some CPU", "threads": 2, "bfloat16": False}
+
+
+def row(part: str, **content) -> list[str]:
+    """The first row of the table of a part with this content."""
+    table = tables([{"hardware": HARDWARE, "parts": {part: content | STAMP}}])[part]
+    return [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
+
+
+def test_page_agrees_with_the_records():
+    """`make tables` after every benchmark."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == filled(text, tables(load_records(REPOSITORY / "results")), PAGE)
+    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == set(TABLES)
+
+
+def test_epoch():
+    seconds = {"ours": [1.0, 2.0, 1.0], "usual": [3.0, 4.0, 2.0], "ready": [0.9, 1.0, 0.95]}
+    cells = row("epoch", rows=[{"experiment": "reader", "strips": 100, "seconds": seconds}])
+    assert cells == ["Some CPU, 2 threads", "`reader`", "100", "33", "2.00 (2.00–3.00)", "10.0 %"]
+
+
+def test_likelihood_shares_and_growth():
+    share = {"step": [1.0, 1.0], "likelihood": [0.1, 0.3]}
+    cells = row("likelihood", share=share, columns={"42": [0.01], "84": [0.02]}, digits={"2": [0.01], "4": [0.04]})
+    assert cells[1:] == ["20.0 %", "42: 10.00, 84: 20.00", "1.00", "2: 10.00, 4: 40.00", "2.00"]
+
+
+def test_prediction_against_resnet50():
+    rows = [
+        {"experiment": name, "images": 64, "seconds": [s], "peak_bytes": 3 * 2**20, "peak_bytes_before": 2**20}
+        for name, s in (("reader", 0.1), ("resnet50-classification", 1.0))
+    ]
+    assert row("prediction", rows=rows)[1:] == ["`reader`", "64", "640", "10.0", "3", "2"]
+
+
+def test_an_accuracy_that_was_not_reached_is_said_so():
+    reached = {"0.845": 90.0, "0.9555": None, "0.97": None}
+    rows = [
+        {"experiment": "reader", "weights": "none", "reached": reached, "checks": [{"accuracy": 0.9, "seconds": 600}]}
+    ]
+    assert row("accuracy", rows=rows, minutes=10)[2:5] == ["1.5 min", "not in 10 min", "not in 10 min"]
+
+
+def test_the_floor_is_the_larger_of_arithmetic_and_traffic():
+    found = {"flops": 4e9, "multiply_flops": 1e9, "multiply": [1.0, 0.5], "dtype": "float32"}
+    found |= {"traffic_bytes": 1e9, "copy_bytes": 2e9, "copy": [1.0], "step": [4.0], "loop_step": [6.0]}
+    assert row("floor", **found)[5:] == ["2000.00", "500.00", "4000.00", "6000.00", "2.0", "3.0"]
+
+
+def test_renewing_draws_the_figure_and_ends(tmp_path):
+    (tmp_path / "bench").mkdir()
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- table:{name} -->\n<!-- /table:{name} -->\n" for name in TABLES))
+    assert renew(page, tmp_path) and "No records yet" in page.read_text() and not (tmp_path / FIGURE).exists()
+    phases = {phase: {"convolution": seconds} for phase, seconds in (("forward", 0.1), ("backward", 0.3))}
+    record = {"hardware": HARDWARE, "parts": {"phases": {"phases": phases} | STAMP}}
+    (tmp_path / "bench" / "cpu.json").write_text(json.dumps(record))
+    assert renew(page, tmp_path) and "| backward | 300.00 | 75 % | convolution |" in page.read_text()
+    drawn = (tmp_path / FIGURE).read_bytes()
+    assert b"<svg" in drawn and not renew(page, tmp_path) and (tmp_path / FIGURE).read_bytes() == drawn
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"hardware": {}, "parts": {}}'])
+def test_what_is_no_record_is_named(text, tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "broken.json").write_text(text)
+    with pytest.raises(TableError, match="broken.json"):
+        load_records(tmp_path)

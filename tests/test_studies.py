@@ -1,0 +1,276 @@
+"""The studies: what their variants change, real training of some on a handful of strips, and what is measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from digitsum import studies
+from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
+from digitsum.compose import lay_out
+from digitsum.data import Data, digit_glyphs
+from digitsum.experiments import EXPERIMENTS, differences
+from digitsum.likelihood import sum_log_likelihood
+from digitsum.models import MODELS
+from digitsum.models.cut_digits import cells, joined
+from digitsum.objectives import OBJECTIVES
+from digitsum.runs import run_experiment
+from digitsum.studies import READER, STRIPS, STUDIES, cut_digits, run_study
+from digitsum.training import build, train
+
+USUAL = EXPERIMENTS[READER]
+VARIANTS = [
+    pytest.param(study, variant, id=f"{name}/{variant.name}")
+    for name, study in STUDIES.items()
+    if study.variants
+    for variant in study.variants(USUAL)
+]
+GLYPHS = digit_glyphs()
+SHORT = {"epochs": 1, "batch_size": 24}
+
+
+@pytest.fixture
+def study(tiny, tmp_path):
+    """A function that runs a study on a handful of strips, into a temporary folder."""
+
+    def run(name: str, **options) -> list[tuple[Path, dict]]:
+        folders = {"models": tmp_path / "models", "results": tmp_path / "results"}
+        options = {"seeds": [0], "changes": SHORT, "device": "cpu", "progress": False} | folders | options
+        return list(run_study(name, options.pop("data", tiny), **options))
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Few strips of what the studies make themselves."""
+    for name, n in (("COUNT_STRIPS", 3), ("CUT_SUMS", 48), ("CUT_TEST_SUMS", 16)):
+        monkeypatch.setattr(studies, name, n)
+
+
+# What the variants are
+
+
+@pytest.mark.parametrize(("study_", "variant"), VARIANTS)
+def test_a_variant_learns_from_sums_and_differs_from_the_reader_by_what_it_says(study_, variant):
+    assert variant.experiment.name == variant.name and variant.sentence.endswith(".")
+    assert variant.experiment.supervision == "sums"
+    assert bool(differences(variant.experiment, USUAL)) == (variant.name != READER)
+    images = torch.rand(2, 1, 40, 112)
+    model, sums = build(variant.experiment), torch.tensor([3, 29])
+    outputs = model(images)
+    for step in (0, None):
+        model.zero_grad()
+        loss = model.objective.loss(model(images), sums, step=step)
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert next(model.parameters()).grad.any(), "no gradient arrives at the first layer"
+    predicted = model.objective.sums(outputs)
+    assert predicted.shape == (2,) and predicted.min() >= 0 and predicted.max() <= 36
+
+
+def test_names_are_one_variant_each_and_no_experiment_but_the_reader():
+    for _, variants in ((name, s.variants(USUAL)) for name, s in STUDIES.items() if s.variants):
+        names = [variant.name for variant in variants]
+        assert len(set(names)) == len(names) and set(names) & set(EXPERIMENTS) <= {READER}
+
+
+def test_every_part_of_the_augmentation_is_left_out_once():
+    variants = {variant.name: variant.experiment for variant in STUDIES["ablations"].variants(USUAL)}
+    for part, amount in asdict(USUAL.augment).items():
+        if amount:
+            without = asdict(variants[f"no_{part}"].augment)
+            assert not without.pop(part) and without.items() <= asdict(USUAL.augment).items()
+    assert variants["no_augmentation"].augment is None
+
+
+def test_fewer_sums_take_as_many_steps():
+    full = USUAL.epochs * STRIPS
+    for study in (STUDIES["sums"], STUDIES["cut_digits"]):
+        for variant in study.variants(USUAL):
+            row = variant.experiment
+            trained_on = row.train_limit or STRIPS
+            assert row.epochs * row.passes * trained_on == pytest.approx(full, rel=0.05), variant.name
+            assert row.batch_size == USUAL.batch_size
+
+
+def test_an_epoch_goes_over_its_strips_as_often_as_it_says(tiny):
+    row = replace(EXPERIMENTS["cnn_attention-regression"], epochs=1, passes=3, train_limit=8, batch_size=8)
+    seen: list[int] = []
+
+    class Spying(type(OBJECTIVES["regression"])):
+        def loss(self, outputs, sums, step=None):
+            if step is not None:
+                seen.extend(sums.tolist())
+            return super().loss(outputs, sums)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OBJECTIVES, "regression", Spying())
+        train(row, tiny, device="cpu", progress=False)
+    assert sorted(seen) == sorted(3 * tiny.train.sums[:8].tolist())
+
+
+# Their models and objectives
+
+
+def test_additive_regression_adds_the_columns_up():
+    objective = OBJECTIVES["additive_regression"]
+    outputs = torch.tensor([[[1.0], [2.25], [9.0]], [[40.0], [1.0], [-0.5]]])
+    assert objective.values(outputs).tolist() == [12.25, 40.5]
+    assert objective.sums(outputs).tolist() == [12, 36]
+    assert objective.loss(outputs, torch.tensor([12, 40])).item() == pytest.approx((0.25**2 + 0.5**2) / 2)
+
+
+def test_expected_sum_is_the_mean_over_the_symbols():
+    """A column that is surely 7, one that is 2 or 4, one that is nothing or 8."""
+    logits = torch.full((1, 3, 11), -60.0)
+    logits[0, 0, 8] = logits[0, 1, 3] = logits[0, 1, 5] = logits[0, 2, 0] = logits[0, 2, 9] = 0
+    objective = OBJECTIVES["expected_sum"]
+    assert objective.values(logits).tolist() == [pytest.approx(7 + 3 + 4)]
+    assert objective.loss(logits, torch.tensor([12])).item() == pytest.approx(4, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [None, (1, 8), [1, 8]])
+def test_an_open_count_starts_on_the_sum_alone_and_then_is_likelihood(count):
+    objective = replace(OBJECTIVES["sum_likelihood"], count=count)
+    outputs, sums = torch.randn(3, 9, 11), torch.tensor([0, 20, 36])
+    expected = -sum_log_likelihood(outputs, sums, count).mean()
+    assert objective.loss(outputs, sums) == expected
+    squared = OBJECTIVES["expected_sum"].loss(outputs, sums)
+    assert objective.loss(outputs, sums, step=0).item() == pytest.approx(squared.item(), rel=1e-5)
+
+
+def test_settings_of_the_objective_go_into_the_model_and_its_checkpoint(tiny, tmp_path):
+    run_experiment(
+        READER, tiny, device="cpu", preset_name="smoke", changes={"objective_args": {"start_steps": 3}}, progress=False,
+        models=tmp_path, results=tmp_path,
+    )  # fmt: skip
+    loaded = load_checkpoint(tmp_path / "digits-smoke" / f"{READER}.safetensors")
+    assert loaded.objective == replace(OBJECTIVES["sum_likelihood"], start_steps=3)
+
+
+def test_each_cut_digit_is_read_on_its_own():
+    """And for certain: four cells hold four digits, so the likelihood is that of the sum of four."""
+    images = torch.rand(3, 1, 40, 112)
+    assert torch.equal(joined(cells(images), 3), images)
+    for network in ("lenet", "reader"):
+        model = MODELS["cut_digits"](network=network).eval()
+        outputs = model(images)
+        changed = images.clone()
+        changed[:, :, :, 28:56] = 0
+        assert (model(changed) - outputs).abs().amax(dim=(0, 2)).gt(0).tolist() == [False, True, False, False]
+        p = outputs[..., 1:].double().softmax(dim=2)[0].detach().numpy()
+        expected = np.convolve(np.convolve(p[0], p[1]), np.convolve(p[2], p[3]))
+        found = sum_log_likelihood(outputs[:1].expand(37, -1, -1), torch.arange(37)).exp().detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_lenet_has_the_size_of_the_literatures():
+    assert sum(p.numel() for p in MODELS["cut_digits"]().parameters()) == 44_426
+
+
+# Cut digits
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 3))
+def test_cut_digits_stand_whole_in_their_cells(n, digits, seed):
+    glyphs, labels = (each[:20] for each in GLYPHS)
+    strips = lay_out(glyphs, labels, n, seed=seed, digits=digits)
+    assert strips.images.shape == (n, 40, 28 * digits) and np.array_equal(strips.digits.sum(axis=1), strips.sums)
+    used = np.zeros(20, int)
+    for image, row, corners in zip(strips.images, strips.digits, strips.corners, strict=True):
+        for label, (top, left) in zip(row, corners, strict=True):
+            (match,) = np.flatnonzero((glyphs == image[top : top + 28, left : left + 28]).all(axis=(1, 2)))
+            assert labels[match] == label
+            used[match] += 1
+    assert used.sum() == n * digits and used.max() - used.min() <= 1, "one came again before all had come"
+    assert strips.images.sum(dtype=int) == (glyphs.sum(axis=(1, 2), dtype=int) * used).sum()
+
+
+def test_the_literatures_task_tests_on_glyphs_that_were_never_trained_on(digits: Data):
+    data = cut_digits(digits)
+    assert {name: strips.images.shape for name, strips in data.splits.items()} == {
+        "train": (48, 40, 112), "val": (16, 40, 112), "test": (16, 40, 112),
+    }  # fmt: skip
+    glyphs = {name: {cell.tobytes() for cell in cells(torch.from_numpy(strips.images).unsqueeze(1)).numpy()}
+              for name, strips in data.splits.items()}  # fmt: skip
+    assert not glyphs["test"] & (glyphs["train"] | glyphs["val"])
+    assert data.fingerprint == cut_digits(digits).fingerprint != digits.fingerprint
+
+
+# Running
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("ablations", "count_unknown"), ("ablations", "classification"), ("sums", "500"), ("cut_digits", "lenet-5000")],
+)
+def test_a_variant_is_trained_recorded_and_not_trained_again(name, variant, study, monkeypatch, tmp_path):
+    monkeypatch.setattr(studies, "STRIPS", 48)
+    ((path, record),) = study(name, only=[variant])
+    assert path == tmp_path / "results" / "studies" / "digits" / name / f"{variant}-seed0.json"
+    assert json.loads(path.read_text()) == json.loads(json.dumps(record))
+    assert (record["study"], record["experiment"], record["seed"]) == (name, variant, 0)
+    assert record["metrics"]["val"]["n"] == 16 and len(record["history"]) == 1
+    assert record["changed"]["batch_size"] == [USUAL.batch_size, 24] and "objective" not in record["changed"]
+    assert not list((tmp_path / "models").rglob("*.*"))
+    before = path.read_bytes()
+    monkeypatch.setattr(studies, "train", None)
+    assert study(name, only=[variant]) == [(path, json.loads(before))]
+    with pytest.raises(TypeError):  # other settings: it would be trained again
+        study(name, only=[variant], changes=SHORT | {"batch_size": 12})
+    assert path.read_bytes() == before
+
+
+def test_the_published_reader_is_not_trained_again(study, tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(EXPERIMENTS, READER, replace(USUAL, **SHORT))
+        folders = {"models": tmp_path / "models", "results": tmp_path / "results"}
+        run_experiment(READER, tiny, device="cpu", preset_name="full", progress=False, **folders)
+        patch.setattr(studies, "train", None)
+        ((path, _),) = study("ablations", only=[READER], changes={})
+        assert path == tmp_path / "results" / "digits" / f"{READER}-seed0.json"
+
+
+@pytest.fixture
+def reader(tiny, tmp_path) -> Path:
+    """Weights of a reader that was trained on a handful of strips."""
+    run_experiment(
+        READER, tiny, device="cpu", preset_name="full", changes=SHORT, progress=False,
+        models=tmp_path / "models", results=tmp_path / "elsewhere",
+    )  # fmt: skip
+    return tmp_path / "models" / "digits" / f"{READER}.safetensors"
+
+
+def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monkeypatch):
+    monkeypatch.setattr(studies, "COUNTS", (1, 6))
+    ((path, record),) = study("counts")
+    measured = record["measured"]
+    assert path.name == f"{READER}-seed0.json" and record["weights"] == read_metadata(reader)["digest"]
+    assert {digits: entry["columns"] for digits, entry in measured.items()} == {"1": 42, "6": 252}
+    for entry in measured.values():
+        assert entry["n"] == 3 and entry["known"]["count"]["value"] == 1
+        assert entry["known"]["strings"]["value"] <= entry["known"]["sums"]["value"]
+    ((_, record),) = study("calibration")
+    measured = record["measured"]
+    assert (measured["split"], measured["n"]) == ("unseen", 16)
+    assert measured["coverage"][-1] == [1.0, measured["accuracy"]["value"]]
+    assert measured["tempered"]["negative_log_likelihood"] > 0 and 0.05 <= measured["temperature"] <= 20
+    for way in ("plain", "tempered"):
+        assert sum(strips for *_, strips in measured[way]["reliability"]) == 16
+    assert sum(group["n"] for group in measured["overlap"]) == 16
+    assert json.loads(json.dumps(record, allow_nan=False))
+
+    monkeypatch.setattr(studies, "load_checkpoint", None)
+    study("counts"), study("calibration")  # not measured again
+    with pytest.raises(CheckpointError, match="other strips"):
+        study("calibration", data=tiny.head(8))
