@@ -13,7 +13,7 @@ NEUTRAL := --ExecutePreprocessor.record_timing=False --ClearMetadataPreprocessor
 	--ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test tables lint notebooks clean
+.PHONY: help setup run test tables report lint notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ test: $(READY)  ## run all tests, with coverage
 
 tables: $(READY)  ## renew the tables of README.md and docs/performance.md from results/
 	$(BIN)/python -m digitsum tables
+
+report: $(READY)  ## build report.pdf from results/ and report/
+	$(BIN)/python -m digitsum report
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .

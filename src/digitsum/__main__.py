@@ -1,4 +1,4 @@
-"""python -m digitsum train | reproduce | evaluate | compare | predict | study | bench | tables: all from a shell."""
+"""python -m digitsum train | reproduce | evaluate | compare | predict | study | bench | tables | report."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from .evaluation import InputError, sum_log_probabilities
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .many import run_alone, side_by_side
+from .report import ReportError, make_report
 from .reproduce import plan
 from .runs import find_checkpoints
 from .studies import READER, SEEDS, STUDIES, run_study
@@ -43,8 +44,8 @@ from .tables import SPLITS, TableError, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
-    CheckpointError, DataError, ImageError, InputError, OSError, TableError, TrainingError, WeightsError,
-    distributed.DeviceError,
+    CheckpointError, DataError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
+    WeightsError, distributed.DeviceError,
 )  # fmt: skip
 
 
@@ -227,6 +228,12 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _paper(options: argparse.Namespace) -> int:
+    changed = make_report(options.results, options.models, options.root, output=options.output, redraw=options.redraw)
+    print(f"{options.output} {'is new' if changed else 'agrees with the records already'}")
+    return 0
+
+
 def _metrics_table(metrics: dict[str, Any]) -> str:
     header = ["split", "strips", "accuracy", "rounded", "floor", "ceiling", "MAE", "MSE"]
     rows = [
@@ -374,6 +381,16 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="renewed where it is there")
     tables.add_argument("--results", type=Path, default=Path("results"))
     tables.set_defaults(run=_tables)
+
+    report = commands.add_parser("report", help="build report.pdf from the records")
+    report.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    report.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
+    report.add_argument("--root", type=Path, default=Path("data"), help="folder of MNIST (data)")
+    report.add_argument("--output", type=Path, default=Path("report.pdf"))
+    report.add_argument(
+        "--redraw", action="store_true", help="also pictures of strips, though the weights are the same"
+    )
+    report.set_defaults(run=_paper)
     return parser
 
 

@@ -200,6 +200,12 @@ def worst_errors(images: np.ndarray, truth: np.ndarray, predicted: np.ndarray, n
 
 
 @mpl.rc_context(STYLE)
+def captioned(images: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Strips (N, 40, W), each under its title."""
+    return _strips(images, titles, [None] * len(images))
+
+
+@mpl.rc_context(STYLE)
 def reading(images: np.ndarray, symbols: np.ndarray, titles: Sequence[str]) -> Figure:
     """What a reader sees: strips (N, 40, W), and above each the probability of every digit in every column.
 

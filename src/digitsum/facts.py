@@ -1,0 +1,420 @@
+"""What the paper says in numbers: from records, as text ready to be set."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import plots
+from .claims import judged
+from .compose import GLYPH, HEIGHT, MAX_GAP, MIN_GAP, WIDTH
+from .data import STRIPS
+from .evaluation import CONFIDENCE
+from .experiments import EXPERIMENTS
+from .look import EDGES
+from .models import MODELS
+from .objectives import NUM_SUMS
+from .tables import (
+    PEERS_ON_CUT_DIGITS,
+    PEERS_ON_STRIPS,
+    SPLITS,
+    Record,
+    _departures,
+    _errors,
+    _rows,
+    _seeds,
+    _share,
+    _shares,
+    _trained_on,
+    _variants,
+    command,
+    hardware_words,
+)
+from .training import build
+
+READER = "reader"
+PAIRS = 6  # of digits that are taken for each other are named
+BLOCKS = {  # what is one row of a table of layers, though it is made of several
+    "Convolution": "convolution", "MultiheadAttention": "attention", "Residual": "residual block",
+    "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
+}  # fmt: skip
+COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
+
+# The systems of the five reports with their own results, as they state them on the course's files; the experiment that
+# runs each here, and what of it stands beside theirs.
+THEIRS: tuple[tuple[str, str, str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("A", "two convolutions, regression", "test MSE 12.463", "baseline_cnn-regression", (("test", "mse"),)),
+    ("A", "two convolutions, classification", "test 9.22 %, MAE 3.76", "baseline_cnn-classification",
+     (("test", "accuracy"), ("test", "mae"))),
+    ("B", "three convolutions, dropout 0.7", "validation about 13.5 %", "cnn3_dropout-classification",
+     (("val", "accuracy"),)),
+    ("B", "ResNet-50, ImageNet weights", "test 84–85 %, entire 90–91 %", "resnet50-classification",
+     (("test", "accuracy"), ("entire", "accuracy"))),
+    ("C", "VGG, frozen, a trained head", "no better than the CNN, far dearer", "vgg16_frozen-regression",
+     (("val", "accuracy"),)),
+    ("D", "two convolutions, dropout, regression", "validation: floor 10.6 %, ceiling 12.03 %, rounded 11.72 %, "
+     "MAE 2.8462", "cnn2_dropout-regression",
+     (("val", "floor"), ("val", "ceiling"), ("val", "rounded"), ("val", "mae"))),
+    ("E", "two convolutions and a linear layer", "entire 16 % within 0.5", "cnn2_linear-regression",
+     (("entire", "within_half"),)),
+    ("E", "OCR, digits summed", "7.8 % of 10,000", "ocr", (("entire", "accuracy"),)),
+    ("E", "YOLO, its own categories", "finds no digits", "yolo-boxes", (("unseen", "accuracy"),)),
+    ("E", "Vision Transformer, fine-tuned", "6.4 %", "vit-regression", (("val", "accuracy"),)),
+    ("E", "five convolutions, attention", "train 96.77 %, validation 75.25 %", "cnn_attention-regression",
+     (("train", "accuracy"), ("val", "accuracy"))),
+    ("E", "no attention, more layers", "train 94.74 %, validation 70.02 %", "cnn_no_attention-regression",
+     (("train", "accuracy"), ("val", "accuracy"))),
+    ("E", "several attention layers", "train 86.75 %, validation 65.48 %", "cnn_attention_several-regression",
+     (("train", "accuracy"), ("val", "accuracy"))),
+    ("E", "attention between convolutions 3 and 4", "train 93.09 %, validation 70.95 %",
+     "cnn_attention_between-regression", (("train", "accuracy"), ("val", "accuracy"))),
+)  # fmt: skip
+
+# What is known of the course's images, under the names of look.py's measurements, with where it is known from.
+COURSE = (
+    ("pixel mean", "15.51", "a published report on all images"),
+    ("pixel standard deviation", "56.11", "the same"),
+    ("ink lost to overlap", "0.24 ± 0.09 %", "that mean, against MNIST's mean ink"),
+    ("left edge", "5, 6, 9, 13, 21", "100 published images"),
+    ("right edge", "81, 95, 108, 117, 135", "the same"),
+    ("top edge", "2, 4, 6, 8, 11", "the same"),
+    ("mean of the sums", "17.80", "the label files"),
+    ("variance of the sums", "33.28", "the label files"),
+)
+
+
+def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any]) -> str:
+    """Everything that the paper says in numbers, as text ready to be set."""
+    rows = [_system(seeds) for seeds in _rows(records)]
+    systems: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        systems.setdefault(row["name"], row)
+    reader = systems[READER]
+    others = [
+        system
+        for system in systems.values()
+        if system["model"] != READER and system["learns_from"] == "sums" and not system["departs"]
+    ]
+    runner_up = max(others, key=lambda system: system["at"]["val"], default=None)
+    facts = {
+        "systems": systems,
+        "reader": reader,
+        "runner_up": runner_up,
+        "lead": runner_up and _order(reader["range"]["unseen"], runner_up["range"]["unseen"]),
+        "theirs": [_beside(records, *row) for row in THEIRS],
+        "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
+        "claims": judged(records),
+        "layers": _stacks(_tables_of_layers(systems)),
+        "left_open": _left_open(systems.values()),
+        "commands": [_commands(seeds) for seeds in _rows(records)],
+        "studies": _studies(studies, [record for record in records if record["experiment"] == READER]),
+        "task": _task(),
+        "generator": [
+            [name, theirs, _measured(name, seen["generator"][name]), where] for name, theirs, where in COURSE
+        ] if seen else [],
+        "look": _seen(seen) if seen else None,
+        "data": records[0]["data"] | {"strips": {SPLITS[k]: f"{n:,}" for k, n in records[0]["data"]["strips"].items()}},
+        "most_seeds": max(system["seeds"] for system in systems.values()),
+        "versions": {
+            package: ", ".join(sorted({record["versions"][package] for record in records}))
+            for package in records[0]["versions"]
+        },
+    }  # fmt: skip
+    text = json.dumps(facts, ensure_ascii=False, indent=1)
+    for loose, tied in ((" %", "\u00a0%"), (" ± ", "\u00a0±\u00a0"), ("worst ", "worst\u00a0"), ("–", "\u2060–\u2060")):
+        text = text.replace(loose, tied)  # so that no line ends within a number
+    return text
+
+
+# The parts of the facts
+
+
+def _system(seeds: Sequence[Record]) -> dict[str, Any]:
+    """A row of the comparison: all seeds of one experiment."""
+    first = seeds[0]
+    settings, splits = first["settings"], [split for split in SPLITS if split in first["metrics"]]
+    shares = {split: [seed["metrics"][split]["accuracy"] for seed in seeds] for split in splits}
+    epochs = sorted(seed["best_epoch"] for seed in seeds)
+    read = first.get("strings") or {}  # only a reader's strips are read digit by digit
+    return {
+        "name": first["experiment"],
+        "colour": plots._colour(first["experiment"]),
+        "model": settings["model"],
+        "report": settings["report"],
+        "left_open": settings["left_open"],
+        "learns_from": settings["supervision"],
+        "trained_on": f"{_trained_on(first):,}",
+        "settings": ", ".join([
+            f"{settings['optimizer']} at {settings['lr']:g}", f"batches of {settings['batch_size']}",
+            f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),
+        ]),
+        "augmented": settings["augment"] is not None,
+        "note": _departures(first),
+        "departs": bool(first["changed"]),
+        "seeds": len(seeds),
+        "seeds_text": _seeds(seeds),
+        "parameters": f"{first['parameters']:,}",
+        "millions": f"{first['parameters'] / 1e6:.2f}",
+        "best_epoch": f"{epochs[0]}–{epochs[-1]}" if epochs[0] < epochs[-1] else f"{epochs[0]}",
+        "minutes": f"{statistics.mean(seed['seconds']['train'] for seed in seeds) / 60:.1f}",
+        "hardware": hardware_words(first["hardware"]),
+        "text": {split: _shares(seeds, split) for split in splits},
+        "short": {split: _percent(statistics.mean(s["value"] for s in shares[split])) for split in splits},
+        "at": {split: statistics.mean(s["value"] for s in shares[split]) for split in splits},
+        "range": {split: _range(shares[split]) for split in splits},
+        "errors": {measure: _errors(seeds, "test", measure) for measure in ("mae", "mse")},
+        "strings": {split: statistics.mean(s["strings"][split]["value"] for s in seeds) for split in read},
+        "strings_text": {split: _percent(mean([s["strings"][split] for s in seeds])["value"]) for split in read},
+    }  # fmt: skip
+
+
+def _commands(seeds: Sequence[Record]) -> str:
+    """The command of the first seed, and which others there are."""
+    others = [str(seed["seed"]) for seed in seeds[1:]]
+    return command(seeds[0]) + (f"  # and --seed {', '.join(others)}" if others else "")
+
+
+def _left_open(systems: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """What each report left open, said once for all systems of which it is the same: [names, report, sentence]."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for system in systems:
+        said.setdefault((system["report"], system["left_open"]), []).append(system["name"])
+    return [[names, report, sentence] for (report, sentence), names in said.items()]
+
+
+def _beside(
+    records: Sequence[Record], report: str, system: str, theirs: str, name: str, measures: Sequence[tuple[str, str]]
+) -> dict[str, str]:
+    """A report's system: what it states, and the same of ours, where there is a record."""
+    seeds: Sequence[Record] = next((row for row in _rows(records) if row[0]["experiment"] == name), [])
+    parts = []
+    for split, measure in measures if seeds else ():
+        error = measure in ("mse", "mae")
+        way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
+        parts.append(f"{SPLITS[split]}{way} {(_errors if error else _shares)(seeds, split, measure)}")
+    note = _departures(seeds[0]) if seeds else ""
+    return {"report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note}
+
+
+def _order(a: Sequence[float], b: Sequence[float]) -> int:
+    """1 where the interval `a` lies above `b`, -1 where below, 0 where they meet."""
+    return (a[0] > b[1]) - (a[1] < b[0])
+
+
+def _range(seeds: Sequence[Mapping[str, float]]) -> list[float]:
+    """The interval of a single run; of several seeds the lowest and the highest value."""
+    if len(seeds) == 1:
+        return [seeds[0]["low"], seeds[0]["high"]]
+    values = [seed["value"] for seed in seeds]
+    return [min(values), max(values)]
+
+
+def mean(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over seeds of value and interval."""
+    return {key: statistics.mean(seed[key] for seed in seeds) for key in ("value", "low", "high")}
+
+
+def by_variant(studied: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """The records of studies, by study and variant."""
+    studies: dict[str, dict[str, list[Record]]] = {}
+    for record in studied:
+        studies.setdefault(record["study"], {}).setdefault(record["experiment"], []).append(record)
+    return studies
+
+
+def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Sequence[Record]) -> dict[str, Any]:
+    """The studies of which there are records, as rows of text; the unchanged reader's are its published records."""
+    found: dict[str, Any] = {}
+    for name in ("ablations", "sums", "cut_digits"):
+        if name in studies:
+            alone = {READER: readers} if name != "cut_digits" else {}
+            sentences = {variant.name: variant.sentence for variant in _variants(name)}
+            rows = sorted((alone | dict(studies[name])).items(), key=lambda row: -statistics.mean(_validation(row[1])))
+            if name != "ablations":
+                rows.sort(key=lambda row: _trained_on(row[1][0]))
+            found[name] = [
+                [variant, sentences[variant], f"{_trained_on(seeds[0]):,}", _seeds(seeds)]
+                + [_shares(seeds, split) for split in ("val", "test", "unseen")]
+                for variant, seeds in rows
+            ]
+    if "counts" in studies:
+        seeds = [record["measured"] for record in studies["counts"][READER]]
+        found["counts"] = [
+            [digits, str(seeds[0][digits]["columns"])]
+            + [_share([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
+            for digits in seeds[0]
+        ]
+    if "calibration" in studies:
+        found["calibration"] = _calibration(studies["calibration"][READER])
+    return found
+
+
+def _validation(seeds: Sequence[Record]) -> list[float]:
+    return [seed["metrics"]["val"]["accuracy"]["value"] for seed in seeds]
+
+
+def _calibration(records: Sequence[Record]) -> dict[str, Any]:
+    """How far the reader's probabilities can be trusted; of several readers the mean."""
+    seeds = [record["measured"] for record in records]
+
+    def average(of: Callable[[Mapping[str, Any]], float]) -> float:
+        return statistics.mean(of(seed) for seed in seeds)
+
+    def wrong(seed: Mapping[str, Any]) -> float:
+        return seed["n"] * (1 - seed["accuracy"]["value"])
+
+    certainty = average(lambda s: sum(mean * n for mean, _, n in s["plain"]["reliability"]) / s["n"])
+    accuracy = mean([seed["accuracy"] for seed in seeds])
+    ece = average(lambda s: s["plain"]["expected_calibration_error"])
+    refused = average(lambda s: 1 - s["abstaining"]["n"] * (1 - s["abstaining"]["value"]) / max(wrong(s), 1))
+    groups = [_range([seed["overlap"][k] for seed in seeds]) for k in range(len(seeds[0].get("overlap", [])))]
+    return {
+        "n": f"{seeds[0]['n']:,}", "certainty": _percent(certainty), "accuracy": _percent(accuracy["value"]),
+        "surer": int(certainty > accuracy["high"]) - int(certainty < accuracy["low"]),
+        "ece": _percent(ece), "ece_value": ece,
+        "tempered": _percent(average(lambda s: s["tempered"]["expected_calibration_error"])),
+        "tempered_value": average(lambda s: s["tempered"]["expected_calibration_error"]),
+        "temperature": f"{average(lambda s: s['temperature']):.2f}",
+        "refused": f"{100 * seeds[0]['abstaining']['share']:g} %",
+        "kept": _share([seed["abstaining"] for seed in seeds]), "errors_refused": f"{100 * refused:.0f} %",
+        "centre": f"{average(lambda s: s['centre_error']['value']):.1f}" if "centre_error" in seeds[0] else "",
+        "overlap": [
+            ["none" if group["to"] <= 0 else f"{group['from']} to {group['to']}", f"{group['n']:,}",
+             _share([seed["overlap"][k] for seed in seeds])]
+            for k, group in enumerate(seeds[0].get("overlap", []))
+        ],
+        "closest_worse": len(groups) > 1 and _order(groups[-1], groups[0]) < 0,
+    }  # fmt: skip
+
+
+def _task() -> dict[str, Any]:
+    """What arithmetic says of the task: four independent digits, each of the ten equally likely."""
+    strings = np.ones(1, np.int64)
+    for _ in range(4):
+        strings = np.convolve(strings, np.ones(10, np.int64))
+    share = strings / strings.sum()
+    reader = build(EXPERIMENTS[READER]).objective
+    return {
+        "strings": f"{strings.sum():,}", "sums": NUM_SUMS, "largest_sum": NUM_SUMS - 1,
+        "most_common": int(strings.argmax()), "ways": f"{strings.max():,}", "most_common_share": float(share.max()),
+        "guess": _percent(float(share.max())), "bits_of_sum": f"{-(share * np.log2(share)).sum():.1f}",
+        "bits_of_digits": f"{math.log2(strings.sum()):.1f}", "height": HEIGHT, "width": WIDTH, "glyph": GLYPH,
+        "min_gap": MIN_GAP, "max_gap": MAX_GAP, "offset": HEIGHT - GLYPH, "count": reader.count,
+        "start_steps": reader.start_steps, "strips": f"{STRIPS:,}",
+        "columns": _shapes(EXPERIMENTS[READER])[-1][1][-1], "edges": ", ".join(map(str, EDGES)),
+        "confidence": f"{100 * CONFIDENCE:g} %",
+    }  # fmt: skip
+
+
+def _measured(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{100 * value:.2f} %" if name.startswith("ink") else f"{value:.2f}"
+
+
+def _seen(seen: Record) -> dict[str, Any]:
+    """What look.py measured, as text."""
+    wrong = seen["errors"]
+    return {
+        "n": f"{seen['data']['strips']['unseen']:,}", "generator_n": f"{seen['generator']['n']:,}",
+        "errors": f"{wrong['n']:,}", "sure": wrong["sure"], "sure_above": f"{100 * wrong['sure_above']:g} %",
+        "one_digit_share": f"{100 * wrong['one_digit'] / max(wrong['n'], 1):.0f} %",
+        "pairs": wrong["pairs"][:PAIRS],
+    }  # fmt: skip
+
+
+# The models, layer by layer
+
+
+def _tables_of_layers(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tables of layers of all networks but those that are the same up to the output, and of none without one."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, system in systems.items():
+        if name in EXPERIMENTS and system["model"] in MODELS:
+            rows = _layers(name)
+            if len(rows) > 1:
+                tables.setdefault(json.dumps(rows[:-1]), {"name": name, "rows": rows})
+    return list(tables.values())
+
+
+def _layers(name: str) -> list[list[str]]:
+    """The rows of a model's table: layer, shape of its output, parameters; equal neighbours share a row."""
+    rows: list[list[Any]] = []
+    for label, shape, parameters in _shapes(EXPERIMENTS[name]):
+        if rows and rows[-1][:3] == [label, shape, parameters]:
+            rows[-1][3] += 1
+        else:
+            rows.append([label, shape, parameters, 1])
+    return [
+        [label + (f", {times} times" if times > 1 else ""), " × ".join(map(str, shape)), f"{times * parameters:,}"]
+        for label, shape, parameters, times in rows
+    ]
+
+
+def _stacks(models: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The models' tables in two stacks of about the same height."""
+    stacks: list[list[dict[str, Any]]] = [[], []]
+    for model in models:
+        min(stacks, key=lambda stack: sum(len(each["rows"]) + 3 for each in stack)).append(model)
+    return stacks
+
+
+def _shapes(experiment: Any) -> list[tuple[str, list[int], int]]:
+    """Each layer with the shape of its output for one strip, and its parameters.
+
+    All but BLOCKS are opened; a normalisation counts to the layer before it, and what has neither weights nor pools is
+    left out.
+    """
+    rows: list[tuple[str, list[int], int]] = []
+    model = build(replace(experiment, weights=None)).eval()
+    for layer in _opened(model):
+        layer.register_forward_hook(lambda layer, _, out: _add_row(rows, layer, out))
+    with torch.no_grad():
+        model(torch.zeros(1, 1, HEIGHT, WIDTH))
+    beside = sum(p.numel() for p in model.parameters()) - sum(parameters for *_, parameters in rows)
+    return rows + ([("held beside the layers", [], beside)] if beside else [])
+
+
+def _opened(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if type(child).__name__ in BLOCKS or not any(True for _ in child.children()):
+            yield child
+        else:
+            yield from _opened(child)
+
+
+def _add_row(rows: list[tuple[str, list[int], int]], layer: nn.Module, out: Any) -> None:
+    out = out[0] if isinstance(out, tuple) else out
+    parameters = sum(p.numel() for p in layer.parameters())
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+        last = next(k for k in reversed(range(len(rows))) if rows[k][2])
+        label, shape, before = rows[last]
+        rows[last] = (label, shape, before + parameters)
+    elif parameters or "Pool" in type(layer).__name__:
+        rows.append((_label(layer), list(out.shape[1:]), parameters))
+
+
+def _label(layer: nn.Module) -> str:
+    """A layer in words: "convolution 3 × 3", "Residual"."""
+    inner = layer[0] if isinstance(layer, nn.Sequential) else layer
+    if isinstance(inner, nn.Conv2d):
+        size = " × ".join(map(str, inner.kernel_size))
+        step = "" if set(inner.stride) == {1} else f", stride {' × '.join(map(str, inner.stride))}"
+        return f"convolution {size}{step}"
+    if isinstance(inner, nn.Linear):
+        return "linear"
+    return {"MaxPool2d": "max pooling", "AdaptiveAvgPool2d": "average pooling"}.get(
+        type(layer).__name__, BLOCKS.get(type(layer).__name__, type(layer).__name__)
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,219 @@
+"""report.pdf says what the records say, whatever they say and whichever there are."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pypdf
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_tables import keep, record
+
+from digitsum.checkpoints import read_metadata
+from digitsum.compose import Strips
+from digitsum.evaluation import Predictions
+from digitsum.experiments import EXPERIMENTS
+from digitsum.facts import THEIRS, _layers, _order, _stacks
+from digitsum.likelihood import Reading
+from digitsum.look import errors
+from digitsum.report import LOOK, ReportError, compile_paper, make_report
+from digitsum.tables import load_records
+from digitsum.training import build
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCE = REPOSITORY / "report"
+NOWHERE = REPOSITORY / "tests" / "no-mnist-here"
+
+
+def make(folder: Path, results: Path = REPOSITORY / "results") -> str:
+    """The text of the paper built in `folder`, without any MNIST and without spaces, hyphens and word joiners."""
+    output = folder / "report.pdf"
+    assert make_report(results, REPOSITORY / "models", NOWHERE, SOURCE, folder / "build", output)
+    return text_of(output)
+
+
+def text_of(path: Path) -> str:
+    return re.sub(r"[\s\u00ad\u2060-]+", "", "".join(page.extract_text() for page in pypdf.PdfReader(path).pages))
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[\s-]+", "", text)
+
+
+def written(name: str = "reader", seed: int = 0, accuracy: float = 0.9, **changes) -> dict:
+    """A made-up record, whole enough for every part of the paper."""
+    made = record(name, seed, accuracy, **changes)
+    row = {"epoch": 1, "lr": 0.001} | {
+        f"{part}_{what}": 0.5 for part in ("train", "val") for what in ("loss", "accuracy")
+    }
+    versions = {"python": "3.11", "torch": "2.10"}
+    strings = {"strings": copy.deepcopy({s: m["accuracy"] for s, m in made["metrics"].items()})}
+    return json.loads(json.dumps(made)) | {
+        "history": [row], "versions": versions, "trained_parameters": made["parameters"],
+    } | (strings if name == "reader" else {})  # fmt: skip
+
+
+def write(results: Path, study: dict) -> None:
+    path = results / "studies" / "mnist" / study["study"] / f"{study['experiment']}-seed{study['seed']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(study))
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a paper that was built from the repository's own records."""
+    folder = tmp_path_factory.mktemp("rebuilt")
+    make(folder)
+    return folder
+
+
+def test_the_paper_agrees_with_the_records(rebuilt: Path):
+    found, expected = text_of(REPOSITORY / "report.pdf"), text_of(rebuilt / "report.pdf")
+    assert found == expected, "report.pdf and results/ disagree: run `make report`"
+
+
+def test_the_same_records_give_the_same_bytes(rebuilt: Path):
+    again = [REPOSITORY / "results", REPOSITORY / "models", NOWHERE, SOURCE, rebuilt / "again", rebuilt / "report.pdf"]
+    before = (rebuilt / "report.pdf").read_bytes()
+    assert not make_report(*again)
+    assert (rebuilt / "report.pdf").read_bytes() == before
+
+
+def test_the_paper_has_the_length_of_a_paper(rebuilt: Path):
+    assert 8 <= len(pypdf.PdfReader(rebuilt / "report.pdf").pages) <= 14
+
+
+def test_pictures_and_numbers_are_of_the_published_weights():
+    seen = json.loads((REPOSITORY / "results" / LOOK).read_text())
+    assert seen["weights"] == read_metadata(REPOSITORY / "models/mnist/reader.safetensors")["digest"]
+    mnist = [each for each in load_records(REPOSITORY / "results") if each["source"] == "mnist"]
+    assert seen["data"]["fingerprint"] == mnist[0]["data"]["fingerprint"]
+    assert re.fullmatch("[0-9a-f]{12}", seen["commit"]), "looked with uncommitted code"
+
+
+def test_no_result_is_typed_into_the_source():
+    """Numbers that could be a result: with decimals, thousands or a percent sign. Sizes on the page are not meant."""
+    source = (SOURCE / "report.typ").read_text()
+    prose = re.sub(r'width: \d+%|\d+(\.\d+)?(pt|em|cm|fr)|100 \*|rgb\("[^"]*"\)', "", source)
+    thresholds = {"0.02", "0.002"}  # from which on a sentence is chosen
+    assert set(re.findall(r"\d\s*%|\d+\.\d+|\b\d{3,}\b|\d,\d{3}", prose)) == thresholds
+
+
+def test_other_records_give_other_sentences(tmp_path: Path):
+    """Two seeds, a better rival, one short run, studies, and nothing that was seen: every sentence follows."""
+    readers = [written("reader", seed, accuracy) for seed, accuracy in ((0, 0.7311), (1, 0.7511))]
+    rival = written("cnn_attention-classification", 0, 0.8642)
+    short = written("resnet50-regression", 0, 0.99, epochs=1, weights=None)
+    results = keep(tmp_path / "results", *readers, rival, short)
+    for study, variant in (("ablations", "no_start"), ("sums", "500"), ("cut_digits", "lenet-5000")):
+        for seed in (0, 1):
+            made = written("reader", seed, 0.6123 + 0.01 * seed, train_limit=500)
+            write(results, made | {"study": study, "experiment": variant, "changed": {}})
+    for study, measured in (("calibration", CALIBRATION), ("counts", COUNTS)):
+        write(results, written() | {"study": study, "weights": "0" * 64, "measured": measured})
+    text = make(tmp_path, results)
+    for sentence in (
+        "it reads 74.1 % of the sums right (mean of 2 seeds; 73.1–75.1 %)",
+        "cnn_attention-classification, is ahead of it, with 86.4 %",
+        "74.1 ± 1.4 %, worst 73.1 %",
+        "1 of 25 epochs",
+        "no_start: Without the start-up",
+        "61.7 ± 0.7 %, worst 61.2 %",
+        "it is on average 90.0 % sure of its answers, and 80.0 % of them are right: it is somewhat too sure",
+        "is not to be taken at its word",
+        "lies 2.5 pixels",
+        "There is no record of what the reader sees yet",
+        "One seed only of cnn_attention-classification, resnet50-regression",
+    ):
+        assert squeezed(sentence) in text, sentence
+    assert squeezed("There is no record of calibration yet") not in text
+
+
+def test_the_reader_alone_makes_a_paper(tmp_path: Path):
+    text = make(tmp_path, keep(tmp_path / "results", written("reader", 3, 0.4321)))
+    assert squeezed("it reads 43.2 % of the sums right (one run; 95 % interval") in text
+    assert squeezed("There is no record of ablations yet; python -m digitsum study ablations --source mnist") in text
+
+
+def test_without_the_reader_there_is_none(tmp_path: Path):
+    output = tmp_path / "report.pdf"
+    output.write_text("mine")
+    with pytest.raises(ReportError, match="no record of the reader on mnist"):
+        make_report(tmp_path, REPOSITORY / "models", NOWHERE, SOURCE, tmp_path / "build", output)
+    assert output.read_text() == "mine"
+
+
+@pytest.mark.parametrize("source", ["#nonsense", '#set text(font: "No Such Font")\nText'])
+def test_errors_and_warnings_stop_it(tmp_path: Path, source: str):
+    (tmp_path / "report.typ").write_text(source)
+    with pytest.raises(ReportError, match="report.typ"):
+        compile_paper(tmp_path / "report.typ")
+
+
+def test_a_missing_source_is_named(tmp_path: Path):
+    with pytest.raises(ReportError, match="run this in the repository's root"):
+        make_report(source=tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if EXPERIMENTS[name].objective != "classification"])
+def test_a_table_of_layers_counts_every_parameter(name: str):
+    rows = _layers(name)
+    model = build(replace(EXPERIMENTS[name], weights=None))
+    counted = sum(int(parameters.replace(",", "")) for *_, parameters in rows)
+    assert counted == sum(p.numel() for p in model.parameters())
+
+
+def test_what_stands_beside_the_reports_is_in_the_records():
+    whole = written("reader")["metrics"]
+    assert all(measure in whole[split] for *_, measures in THEIRS for split, measure in measures)
+
+
+def test_kinds_of_errors():
+    digits = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [9, 9, 9, 9], [0, 0, 0, 0]])
+    strings = [[1, 2, 3, 4], [7, 2, 3, 4], [4, 4, 9, 9], [0, 0, 0, 6]]
+    sums = np.array([sum(string) for string in strings])
+    strips = Strips(np.zeros((4, 40, 168), np.uint8), digits.sum(axis=1), digits)
+    read = Predictions(sums.astype(float), sums, [Reading(string, [0, 1, 2, 3], 1.0) for string in strings])
+    found = errors(read, strips, np.array([0.95, 0.5, 0.91]))
+    assert found["n"] == 3 and found["one_digit"] == 2 and found["sure"] == 2
+    assert found["pairs"] == [[0, 6, 1], [1, 7, 1]]
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_intervals_are_in_one_order(bounds: list[float]):
+    a, b = sorted(bounds[:2]), sorted(bounds[2:])
+    assert _order(a, b) == -_order(b, a)
+    assert _order(a, a) == 0
+    assert (_order(a, b) == 0) == (max(a[0], b[0]) <= min(a[1], b[1]))
+
+
+@given(st.lists(st.integers(1, 30), max_size=12))
+def test_stacks_hold_every_table_once(lengths: list[int]):
+    tables = [{"name": str(k), "rows": [[""]] * length} for k, length in enumerate(lengths)]
+    left, right = _stacks(tables)
+    assert sorted(each["name"] for each in left + right) == sorted(each["name"] for each in tables)
+    heights = [sum(len(each["rows"]) + 3 for each in stack) for stack in (left, right)]
+    assert abs(heights[0] - heights[1]) <= max(lengths, default=0) + 3
+
+
+def share(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+DIAGRAM = {"expected_calibration_error": 0.1, "negative_log_likelihood": 0.5, "reliability": [[0.9, 0.8, 1000]]}
+CALIBRATION = {
+    "split": "unseen", "n": 1000, "temperature": 1.5, "plain": DIAGRAM, "tempered": DIAGRAM, "accuracy": share(0.8),
+    "coverage": [[0.5, 0.95], [1.0, 0.8]], "abstaining": {"share": 0.05, "n": 950} | share(0.84),
+    "centre_error": share(2.5),
+    "overlap": [{"from": -14, "to": 0, "n": 500} | share(0.9), {"from": 1, "to": 5, "n": 500} | share(0.7)],
+}  # fmt: skip
+COUNTS = {
+    "5": {"n": 2000, "columns": 210}
+    | {way: {what: share(0.77) for what in ("strings", "sums", "count")} for way in ("unknown", "known")}
+}
