@@ -18,7 +18,7 @@ from test_tables import keep, record
 from digitsum.checkpoints import read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import Predictions
-from digitsum.experiments import EXPERIMENTS
+from digitsum.experiments import CORE, EXPERIMENTS
 from digitsum.facts import THEIRS, _layers, _order, _stacks
 from digitsum.likelihood import Reading
 from digitsum.look import errors
@@ -161,7 +161,7 @@ def test_a_missing_source_is_named(tmp_path: Path):
         make_report(source=tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if EXPERIMENTS[name].objective != "classification"])
+@pytest.mark.parametrize("name", CORE)
 def test_a_table_of_layers_counts_every_parameter(name: str):
     rows = _layers(name)
     model = build(replace(EXPERIMENTS[name], weights=None))
