@@ -22,7 +22,7 @@ setup: $(READY)  ## install everything into .venv
 
 run: $(READY)  ## train and evaluate: execute both notebooks into build/
 	@mkdir -p build
-	@echo "Executing training.ipynb: about 10 minutes on two CPU cores. Nothing is shown here until it ends;"
+	@echo "Executing training.ipynb: about 8 minutes on two CPU cores. Nothing is shown here until it ends;"
 	@echo "the weights appear one by one under models/."
 	@$(EXECUTE) training.ipynb --output-dir build
 	@echo "Executing inference.ipynb: about 2 minutes."
@@ -47,7 +47,7 @@ lint: $(READY)  ## check style, format and types
 
 notebooks: $(READY)  ## execute both notebooks in place, for the committed outputs
 	@for notebook in $(NOTEBOOKS); do \
-		echo "Executing $$notebook in place: minutes on a GPU, up to 10 minutes on two CPU cores"; \
+		echo "Executing $$notebook in place: minutes on a GPU, up to 8 minutes on two CPU cores"; \
 		$(EXECUTE) $(NEUTRAL) --inplace $$notebook || exit 1; \
 	done
 
@@ -62,6 +62,6 @@ $(READY): requirements.txt pyproject.toml
 		echo "digitsum needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not one: run make PYTHON=python3.12 $(MAKECMDGOALS)"; \
 		exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	@echo "Installing requirements.txt into .venv: about 3 minutes and 6 GB, most of it PyTorch with its GPU libraries"
+	@echo "Installing requirements.txt into .venv: about 2 minutes and 6 GB, most of it PyTorch with its GPU libraries"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
