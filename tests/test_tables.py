@@ -137,6 +137,15 @@ def test_studied_record_is_of_the_study_as_it_stands(studied: dict):
 # What the tables say
 
 
+def test_a_record_without_unseen_strips_is_whole(tmp_path):
+    course = record("baseline_cnn-regression") | {"source": "course"}
+    course["data"] = course["data"] | {"strips": {"train": 800, "val": 100, "test": 100}}
+    course["metrics"] = {split: measured for split, measured in course["metrics"].items() if split != "unseen"}
+    (tmp_path / "course").mkdir()
+    (tmp_path / "course" / "baseline_cnn-regression-seed0.json").write_text(json.dumps(course))
+    assert [each["source"] for each in load_records(tmp_path)] == ["course"]
+
+
 def test_a_row_has_the_reports_number_and_ours_and_where_it_departs():
     name = "resnet50-classification"
     tables = render([record(name, accuracy=0.7531, epochs=4, weights=None)])

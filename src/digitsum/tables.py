@@ -259,7 +259,10 @@ def _faults(record: Any) -> Iterator[str]:
         "seconds.train": (int, float), "versions.torch": str, "commit": (str, type(None)), "settings.epochs": int,
         "settings.supervision": str, "data.strips.train": int,
     }  # fmt: skip
-    splits = ["train", "val", "test", "entire"] + (["unseen"] if _get(record, "data.strips.unseen") else [])
+    strips = _get(record, "data.strips")  # the course's files, for one, have no unseen strips
+    splits = ["train", "val", "test", "entire"] + (
+        ["unseen"] if isinstance(strips, dict) and "unseen" in strips else []
+    )
     for split in splits:
         wanted[f"metrics.{split}.n"] = int
         wanted |= {f"metrics.{split}.{name}.{key}": float for name in MEASURES for key in ("value", "low", "high")}
