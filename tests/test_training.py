@@ -72,6 +72,18 @@ def test_memorises_a_handful(name, tiny):
     assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
 
 
+def test_the_last_epochs_see_sharp_strips(tiny, monkeypatch):
+    drawn, augment = [], Augmentation.__call__
+
+    def noted(self, images):
+        drawn.append(self)
+        return augment(self, images)
+
+    monkeypatch.setattr(Augmentation, "__call__", noted)
+    run(replace(STATEFUL, epochs=4, clean=0.25), tiny)
+    assert drawn == 3 * STEPS * [STATEFUL.augment] + STEPS * [Augmentation(shift=2)]
+
+
 def test_resnet50_takes_a_step(tiny):
     experiment = replace(EXPERIMENTS["resnet50-classification"], weights=None, epochs=1, batch_size=2)
     result = run(experiment, tiny.head(2, 2))

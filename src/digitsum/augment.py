@@ -13,10 +13,10 @@ from torch import Tensor
 class Augmentation:
     """How far a strip is moved and bent, and its pen thickened; the ink stays on the canvas, so the sum stays too.
 
-    Amounts are the largest to either side, drawn uniformly per image: `shift` in pixels, `scale` as a share of height
-    and of width, `slant` in columns per row, `thickness` as a share of the way to one pixel more or less of pen on each
-    side. `warps` are elastic displacements, each drawn from a normal distribution of a standard deviation in pixels at
-    points of a distance in pixels: ((deviation, distance), ...).
+    Amounts are the largest to either side, drawn uniformly per image: `shift` in whole pixels, `scale` as a share of
+    height and of width, `slant` in columns per row, `thickness` as a share of the way to one pixel more or less of pen
+    on each side. `warps` are elastic displacements, each drawn from a normal distribution of a standard deviation in
+    pixels at points of a distance in pixels: ((deviation, distance), ...).
     """
 
     shift: float = 0.0
@@ -24,6 +24,11 @@ class Augmentation:
     slant: float = 0.0
     thickness: float = 0.0
     warps: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def moving(self) -> Augmentation:
+        """The shift alone, which keeps every pixel as sharp as it was: all else blurs a little, by interpolating."""
+        return Augmentation(shift=self.shift)
 
     def __call__(self, images: Tensor) -> Tensor:
         """The images (N, 1, H, W) in 0..1, each changed by its own draw; what comes in from outside is black."""
@@ -42,8 +47,8 @@ class Augmentation:
         # Where the ink's centre goes: near where it was, and at least half of the ink's new size from every edge.
         half_width = (right - left) / 2 * wide + slant.abs() * (bottom - top) / 2 * high
         half_height = (bottom - top) / 2 * high
-        x = _keep_inside((left + right) / 2 + draw(self.shift), half_width, width)
-        y = _keep_inside((top + bottom) / 2 + draw(self.shift), half_height, height)
+        x = _keep_inside((left + right) / 2 + draw(self.shift).round(), half_width, width)
+        y = _keep_inside((top + bottom) / 2 + draw(self.shift).round(), half_height, height)
 
         rows = torch.arange(height, device=device)[:, None] - y.view(n, 1, 1)  # (N, H, 1), from the new centre
         columns = torch.arange(width, device=device) - x.view(n, 1, 1)  # (N, 1, W)

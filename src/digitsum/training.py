@@ -197,12 +197,15 @@ def train_epoch(
     """
     model.train()
     objective, device = model.objective, next(model.parameters()).device
+    augment = experiment.augment
+    if augment and epoch > round((1 - experiment.clean) * experiment.epochs):
+        augment = augment.moving
     losses = torch.zeros(steps, device=device)
     correct, counted, n = torch.zeros((), device=device), 0, 0
     for step, (images, sums) in enumerate(shuffled(parts, experiment.batch_size, experiment.crop)):
         batch, size = to_input(images), len(sums)
-        if experiment.augment:
-            batch = experiment.augment(batch)
+        if augment:
+            batch = augment(batch)
         batch, sums = distributed.mine(batch), distributed.mine(sums)
         with autocast(device):
             outputs = model(batch)
