@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digitsum.calibration import BINS, closest, coverage, fit_temperature, reliability, tempered
+from digitsum.calibration import BINS, closest, coverage, fit_offset, fit_temperature, reliability, tempered
 
 confidences = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
@@ -55,6 +55,24 @@ def test_a_temperature_keeps_the_order_and_the_total():
         p = np.exp(tempered(log_p, temperature))
         assert p.sum() == pytest.approx(1) and p.argsort().tolist() == [[2, 0, 1]]
     assert np.exp(tempered(log_p, 10)).max() < np.exp(log_p).max() < np.exp(tempered(log_p, 0.1)).max()
+
+
+def test_the_offset_is_found_from_the_ink_alone(digits):
+    strips = digits.val
+    columns = (strips.corners[:, :, 1] - 5) // 4  # as a reader would that places digits well before their middles
+    found = fit_offset(strips.images, columns.tolist(), stride=4)
+    truth = np.median(strips.corners[:, :, 1] + 13.5 - 4 * columns)
+    assert abs(found - truth) < 1
+
+
+def test_an_offset_of_strips_without_gaps_is_none():
+    assert fit_offset(np.full((2, 40, 56), 255, np.uint8), [[3, 9], [2, 8]], stride=4) == 0
+
+
+def test_the_offset_by_hand():
+    images = np.zeros((1, 40, 56), np.uint8)
+    images[0, 5:9, 10:15] = images[0, 5:9, 30:37] = 255  # middles at 12 and 33
+    assert fit_offset(images, [[2, 7]], stride=4) == 4.5  # 12 - 8 and 33 - 28
 
 
 def test_closest_neighbours():

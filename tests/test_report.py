@@ -210,7 +210,7 @@ DIAGRAM = {"expected_calibration_error": 0.1, "negative_log_likelihood": 0.5, "r
 CALIBRATION = {
     "split": "unseen", "n": 1000, "temperature": 1.5, "plain": DIAGRAM, "tempered": DIAGRAM, "accuracy": share(0.8),
     "coverage": [[0.5, 0.95], [1.0, 0.8]], "abstaining": {"share": 0.05, "n": 950} | share(0.84),
-    "centre_error": share(2.5),
+    "offset": 4.5, "centre_error": share(2.5),
     "overlap": [{"from": -14, "to": 0, "n": 500} | share(0.9), {"from": 1, "to": 5, "n": 500} | share(0.7)],
 }  # fmt: skip
 COUNTS = {

@@ -270,7 +270,7 @@ def measured(study: str, **values) -> dict:
 CALIBRATION = measured(
     "calibration", split="unseen", n=6_000, temperature=0.97, accuracy=entry(0.97),
     plain={"expected_calibration_error": 0.0078}, tempered={"expected_calibration_error": 0.0087},
-    abstaining={"share": 0.05, "n": 5_700} | entry(0.987), centre_error=entry(2.77),
+    abstaining={"share": 0.05, "n": 5_700} | entry(0.987), offset=4.5, centre_error=entry(2.77),
     overlap=[{"from": -14, "to": 0, "n": 700} | entry(0.99), {"from": 14, "to": 16, "n": 900} | entry(0.93)],
 )  # fmt: skip
 COUNTED = {

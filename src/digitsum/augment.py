@@ -28,7 +28,7 @@ class Augmentation:
     @property
     def moving(self) -> Augmentation:
         """The shift alone, which keeps every pixel as sharp as it was: all else blurs a little, by interpolating."""
-        return Augmentation(shift=self.shift)
+        return type(self)(shift=self.shift)
 
     def __call__(self, images: Tensor) -> Tensor:
         """The images (N, 1, H, W) in 0..1, each changed by its own draw; what comes in from outside is black."""

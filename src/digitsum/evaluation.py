@@ -173,15 +173,15 @@ def strings_read(predicted: Predictions, digits: np.ndarray) -> dict[str, float]
     return share(sum(right), len(right))
 
 
-def centre_errors(predicted: Predictions, corners: np.ndarray, stride: int) -> np.ndarray:
+def centre_errors(predicted: Predictions, corners: np.ndarray, stride: int, offset: float = 0.0) -> np.ndarray:
     """How far in pixels a strip's digits are read from the centres of their glyphs, the mean over the strip's digits.
 
     Of the strips, with glyphs at `corners` (N, K, 2), that are read as K digits: (M,), M of the N. A reader's columns
-    are `stride` pixels apart.
+    are `stride` pixels apart, and the first stands for the pixel `offset`.
     """
     rows = [row for row, reading in enumerate(predicted.readings) if len(reading.columns) == corners.shape[1]]
     columns = np.array([predicted.readings[row].columns for row in rows]).reshape(-1, corners.shape[1])
-    return np.abs(stride * columns - (corners[rows, :, 1] + (GLYPH - 1) / 2)).mean(axis=1)
+    return np.abs(stride * columns + offset - (corners[rows, :, 1] + (GLYPH - 1) / 2)).mean(axis=1)
 
 
 def share(hits: int, n: int) -> dict[str, float]:

@@ -57,8 +57,8 @@ LEFT_OPEN_E = (
 LEFT_OPEN_B = "The report gives all settings for classification; the input's scaling is that of the ImageNet weights."
 
 READER = (
-    "Every setting was chosen here, on validation strips. In the last epochs its strips are not bent any more, as He et "
-    "al., Data Augmentation Revisited (2019), refine a network on images as they are."
+    "Every setting was chosen here, on validation strips. The last epochs refine it on strips that are no longer bent, "
+    "after He et al., Data Augmentation Revisited (2019)."
 )
 
 

@@ -114,6 +114,7 @@ def _ablations(reader: Experiment) -> list[Variant]:
                     f"Without `{part.name}` in the augmentation.",
                     {"augment": replace(reader.augment, **without)},
                 )
+        changes["no_clean"] = ("Bent to the last epoch.", {"clean": 0.0})
         changes["no_augmentation"] = ("Without any augmentation.", {"augment": None})
     return [_variant(reader, name, sentence, **changed) for name, (sentence, changed) in changes.items()]
 
@@ -129,7 +130,7 @@ def _sums(reader: Experiment) -> list[Variant]:
 
 
 def _cut_digits(reader: Experiment) -> list[Variant]:
-    alone: dict[str, Any] = {"model": "cut_digits", "augment": None, "crop": False}
+    alone: dict[str, Any] = {"model": "cut_digits", "augment": None, "clean": 0.0, "crop": False}
     lenet = alone | {
         "model_args": {"network": "lenet"}, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0,
     }  # fmt: skip
@@ -139,7 +140,7 @@ def _cut_digits(reader: Experiment) -> list[Variant]:
         READER: ("the reader's network, its columns averaged, and its objective", ours),
     }
     if reader.augment:
-        augmented = ours | {"augment": AugmentEachDigit(**vars(reader.augment))}
+        augmented = ours | {"augment": AugmentEachDigit(**vars(reader.augment)), "clean": reader.clean}
         networks[f"{READER}_augmented"] = ("the same, each digit augmented as the reader's strips are", augmented)
     return [
         _variant(reader, f"{name}-{n}", f"{n:,} sums: {what}.", **changes, **_same_steps(reader, n))
@@ -208,7 +209,10 @@ def _counts(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
 
 
 def _calibration(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
-    """How far its probabilities of sums can be trusted, and where it errs; only the temperature is from validation."""
+    """How far its probabilities of sums can be trusted, and where it errs.
+
+    From validation are the temperature and, without labels, the offset of the digits' places.
+    """
     temperature = calibration.fit_temperature(sum_log_probabilities(model, data.val.images), data.val.sums)
     split, strips = list(data.splits.items())[-1]
     log_p = sum_log_probabilities(model, strips.images)
@@ -230,10 +234,13 @@ def _calibration(model: StripModel, data: Data, root: str | Path) -> dict[str, A
         "abstaining": {"share": ABSTAIN, "n": kept} | share(round(accuracy[kept - 1] * kept), kept),
     }
     if strips.corners is not None and model.stride is not None:
-        errors = centre_errors(predictions(model, strips.images), strips.corners, model.stride)
+        read = predictions(model, data.val.images).readings
+        offset = calibration.fit_offset(data.val.images, [reading.columns for reading in read], model.stride)
+        errors = centre_errors(predictions(model, strips.images), strips.corners, model.stride, offset)
         overlap = calibration.closest(strips.corners)
         groups = [(low, high, right[(overlap >= low) & (overlap <= high)]) for low, high in OVERLAPS]
         measured |= {
+            "offset": offset,
             "centre_error": mean(errors),
             "overlap": [
                 {"from": low, "to": high, "n": len(group)} | share(int(group.sum()), len(group))
@@ -263,8 +270,8 @@ STUDIES: dict[str, Study] = {
         data=cut_digits,
     ),
     "calibration": Study(
-        "How far the probability that the reader gives its sum can be trusted, on `unseen` strips. The temperature is "
-        "fitted on validation.",
+        "How far the probability that the reader gives its sum can be trusted, on `unseen` strips, and how well it "
+        "knows where digits stand. Fitted on validation are the temperature and, to the ink alone, the offset.",
         measure=_calibration,
     ),
 }

@@ -690,7 +690,10 @@ def _calibration(records: Sequence[Record]) -> str:
     ]
     if "centre_error" in seeds[0]:
         errors = [seed["centre_error"] for seed in seeds]
-        rows.append(["from a digit's column to its glyph's centre, mean in pixels", _error(errors)])
+        rows += [
+            ["from where a digit is read, moved by the offset, to its glyph's centre, mean in pixels", _error(errors)],
+            ["offset of the places, in pixels", mean_of([seed["offset"] for seed in seeds])],
+        ]
     for k, group in enumerate(seeds[0].get("overlap", [])):
         where = "apart" if group["to"] == 0 else f"overlapping by {group['from']}–{group['to']} columns"
         shares = [seed["overlap"][k] for seed in seeds]
