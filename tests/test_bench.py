@@ -17,7 +17,7 @@ from digitsum.data import DataError
 CPU = torch.device("cpu")
 SMALL = {
     "SECONDS": 0.001, "COMPARED": ("baseline_cnn-classification",), "BATCHES": (2,), "STRIPS": 40,
-    "TIMED_TO_ACCURACY": ("baseline_cnn-classification",), "COLUMNS": (8, 16), "DIGITS": (1, 2),
+    "TIMED_TO_ACCURACY": (("baseline_cnn-classification", None),), "COLUMNS": (8, 16), "DIGITS": (1, 2),
 }  # fmt: skip
 
 
@@ -84,14 +84,17 @@ def test_time_to_accuracy_is_that_of_the_first_check_or_none(target, small, tiny
 
 
 def test_the_way_to_an_accuracy_follows_the_experiments_schedule(small, tiny, monkeypatch):
-    monkeypatch.setattr(bench, "TIMED_TO_ACCURACY", ("cnn_attention-classification",))
+    monkeypatch.setattr(
+        bench, "TIMED_TO_ACCURACY", (("cnn_attention-classification", None), ("cnn_attention-classification", 3))
+    )
     lengths = []
     schedule = bench.SCHEDULES["one_cycle"]
     monkeypatch.setitem(
         bench.SCHEDULES, "one_cycle", lambda o, steps, w: lengths.append(steps) or schedule(o, steps, w)
     )
     bench.accuracy(tiny, CPU, 1, minutes=0.001)
-    assert lengths == [bench.EXPERIMENTS["cnn_attention-classification"].epochs]  # of a step each, on 48 strips
+    # of a step each, on 48 strips
+    assert lengths == [bench.EXPERIMENTS["cnn_attention-classification"].epochs, 3]
 
 
 def test_time_to_accuracy_needs_unseen_strips(tiny):

@@ -131,6 +131,7 @@ def _accuracy(part: Part) -> list[list[str]]:
     return [
         [
             f"`{row['experiment']}`" + (f" from {row['weights']}" if row["weights"] != "none" else ", random start"),
+            f"{row['epochs']}",
             *map(reached, row["reached"].values()),
             f"{100 * row['checks'][-1]['accuracy']:.1f} % after {row['checks'][-1]['seconds'] / 60:.1f} min",
         ]
@@ -175,7 +176,7 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Part], list[list[str]]]]] = {
         ["experiment", "images a call", "images/s", "times ResNet-50", "peak MiB", "of that, by predicting"],
         _prediction,
     ),
-    "accuracy": (["experiment", *(f"{100 * target:g} %" for target in TARGETS), "last"], _accuracy),
+    "accuracy": (["experiment", "epochs", *(f"{100 * target:g} %" for target in TARGETS), "last"], _accuracy),
     "generation": (["strips", "seconds", "peak memory over the result's"], _generation),
     "floor": (
         [
