@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import digitsum.data
+import digitsum.models.pretrained
 from digitsum.data import Data, load_data, mnist_is_there
+from digitsum.models import WeightsError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
@@ -37,3 +40,22 @@ def mnist(mnist_root: Path) -> Data:
 def tiny(digits: Data) -> Data:
     """A handful of strips of every split."""
     return digits.head(48, 16)
+
+
+@pytest.fixture
+def small_sources(monkeypatch) -> None:
+    """Fewer strips than usual of every source."""
+    monkeypatch.setattr(digitsum.data, "STRIPS", 200)
+    monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch, small_sources) -> Path:
+    """An empty folder as the current one, small sources of data, and no published weights to be had."""
+
+    def download(weights):
+        raise WeightsError(f"{weights} asked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
+    return tmp_path

@@ -13,10 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-import digitsum.data
-import digitsum.models.pretrained
 import digitsum.studies
-from digitsum import WeightsError, load_checkpoint, load_data, predict
+from digitsum import load_checkpoint, load_data, predict
 from digitsum.__main__ import main
 from digitsum.checkpoints import read_metadata, save_checkpoint
 from digitsum.experiments import EXPERIMENTS
@@ -26,19 +24,7 @@ NAME = "baseline_cnn-classification"
 OF_EACH_KIND = [NAME, "cnn_attention-regression", "reader"]
 SMOKE = ["--source", "digits", "--preset", "smoke", "--device", "cpu"]
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch) -> Path:
-    """An empty folder as the current one, small sources of data, and no published weights to be had."""
-
-    def download(weights):
-        raise WeightsError(f"{weights} asked for")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(digitsum.data, "STRIPS", 200)
-    monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
-    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture

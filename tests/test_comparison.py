@@ -16,7 +16,8 @@ from digitsum.checkpoints import CheckpointError, save_checkpoint
 from digitsum.comparison import FILE, compare, pair
 from digitsum.evaluation import Predictions, metrics, read
 from digitsum.experiments import EXPERIMENTS
-from digitsum.tables import TableError, load_comparison, render
+from digitsum.records import TableError, load_comparison
+from digitsum.tables import render
 from digitsum.training import build
 
 NAMES = ("baseline_cnn-classification", "cnn_attention-regression", "oracle-digit_labels")
@@ -134,7 +135,7 @@ def test_the_table_shows_every_pair(published, comparison):
     assert "compare --source mnist" in render([], load_comparison(published / "nowhere", []))["comparison"]
 
 
-@pytest.mark.parametrize("fault", ["other seed", "other weights", "other data", "cut", "junk"])
+@pytest.mark.parametrize("fault", ["other seed", "other weights", "other data", "cut", "a pair of none", "junk"])
 def test_a_comparison_of_other_weights_than_the_records_is_refused(fault, published, comparison):
     records, path = records_of(comparison), published / "mnist" / FILE
     if fault == "other seed":
@@ -145,6 +146,8 @@ def test_a_comparison_of_other_weights_than_the_records_is_refused(fault, publis
         records[0]["data"] = {"fingerprint": "d" * 16}
     elif fault == "cut":
         path.write_text(json.dumps({key: value for key, value in comparison.items() if key != "pairs"}))
+    elif fault == "a pair of none":
+        path.write_text(json.dumps(comparison | {"pairs": [comparison["pairs"][0] | {"next": "dreamt"}]}))
     else:
         path.write_text("no JSON")
     with pytest.raises(TableError, match="compare --source mnist") as caught:

@@ -38,14 +38,7 @@ def numbers(strips) -> np.ndarray:
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Fewer strips than usual."""
-    monkeypatch.setattr(digitsum.data, "STRIPS", 200)
-    monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
-
-
-@pytest.fixture
-def offline(monkeypatch, small):
+def offline(monkeypatch, small_sources):
     """No mirror of MNIST answers, and none has been asked before."""
     from torchvision.datasets import MNIST
 
@@ -58,7 +51,7 @@ def offline(monkeypatch, small):
 
 
 @pytest.fixture
-def fake_mnist(tmp_path, monkeypatch, small) -> Path:
+def fake_mnist(tmp_path, monkeypatch, small_sources) -> Path:
     """A folder with MNIST's four files, of 50 random digits each, which pass for the real ones."""
     raw = tmp_path / "fake" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -128,7 +121,7 @@ def test_digit_glyphs_are_the_bundled_digits_at_the_size_of_mnist():
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_unseen_strips_share_no_glyph_with_the_others(monkeypatch, small, seed):
+def test_unseen_strips_share_no_glyph_with_the_others(monkeypatch, small_sources, seed):
     parts = []
     compose = digitsum.data.compose
     monkeypatch.setattr(
@@ -179,7 +172,7 @@ def test_the_seed_decides(fake_mnist):
         assert len(set(prints)) == 3 and prints[0] == prints[3], source
 
 
-def test_head_shortens_every_split(small, tmp_path):
+def test_head_shortens_every_split(small_sources, tmp_path):
     data = load_data("digits")
     short = data.head(50, 7)
     assert {name: len(strips) for name, strips in short.splits.items()} == {

@@ -9,7 +9,8 @@ import pytest
 from conftest import REPOSITORY
 
 from digitsum.performance import FIGURE, TABLES, load_records, renew, tables
-from digitsum.tables import TableError, filled
+from digitsum.records import TableError
+from digitsum.tables import filled
 
 PAGE = REPOSITORY / "docs" / "performance.md"
 STAMP = {

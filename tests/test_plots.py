@@ -181,9 +181,9 @@ def test_no_errors_at_all(strips):
 
 
 def test_a_model_has_one_colour_and_every_model_of_the_notebooks_its_own():
-    colours = {plots._colour(name) for name in CORE}
+    colours = {plots.colour_of(name) for name in CORE}
     assert len(colours) == len({EXPERIMENTS[name].model for name in CORE})
-    assert plots._colour("unheard_of-regression") == plots._colour("unheard_of-classification")
+    assert plots.colour_of("unheard_of-regression") == plots.colour_of("unheard_of-classification")
 
 
 def test_plots_know_no_torch():

@@ -22,8 +22,8 @@ from digitsum.experiments import CORE, EXPERIMENTS
 from digitsum.facts import THEIRS, _layers, _order, _stacks
 from digitsum.likelihood import Reading
 from digitsum.look import errors
+from digitsum.records import load_records
 from digitsum.report import LOOK, ReportError, compile_paper, make_report
-from digitsum.tables import load_records
 from digitsum.training import build
 
 REPOSITORY = Path(__file__).resolve().parents[1]

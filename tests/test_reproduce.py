@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import digitsum.data
-import digitsum.models.pretrained
 from digitsum.__main__ import main
 from digitsum.experiments import EXPERIMENTS
-from digitsum.models import WeightsError
 from digitsum.reproduce import Planned, plan, seeds_of
 from digitsum.runs import run_experiment
 
@@ -97,25 +94,18 @@ def test_minutes_are_those_of_the_records_brought_to_length(smoke, planned, tiny
     assert planned(tiny.head(24), seeds=(0,))[0].minutes == pytest.approx(0.75)
 
 
-def test_the_command_trains_what_is_missing_and_then_nothing(tmp_path, monkeypatch, capsys):
-    def download(weights):
-        raise WeightsError(f"{weights} asked for")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(digitsum.data, "STRIPS", 200)
-    monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
-    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
+def test_the_command_trains_what_is_missing_and_then_nothing(workplace, monkeypatch, capsys):
     command = ["reproduce", NAME, "most_common", "--source", "digits", "--preset", "smoke", "--seeds", "0", "3"]
     assert main([*command, "--dry-run"]) == 0
-    assert "3 of 3 runs to train" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert "3 of 3 runs to train" in capsys.readouterr().out and not list(workplace.iterdir())
     assert main(command) == 0
     assert f"{NAME} seed 3: validation" in capsys.readouterr().out
-    records = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results" / "digits-smoke").iterdir()}
+    records = {path.name: path.stat().st_mtime_ns for path in Path("results/digits-smoke").iterdir()}
     assert set(records) == {f"{NAME}-seed0.json", f"{NAME}-seed3.json", "most_common-seed0.json"}
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "0 of 3 runs to train" in said and said.count("on record") == 3
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results" / "digits-smoke").iterdir()} == records
+    assert {path.name: path.stat().st_mtime_ns for path in Path("results/digits-smoke").iterdir()} == records
 
     monkeypatch.setattr("digitsum.runs.preset", lambda each, name: replace(each, epochs=1, train_limit=32))
     assert (

@@ -16,18 +16,13 @@ from hypothesis import strategies as st
 from digitsum.__main__ import _parser
 from digitsum.checkpoints import read_metadata
 from digitsum.experiments import EXPERIMENTS
-from digitsum.runs import same_run
+from digitsum.records import MEASURES, PUBLISHED, TableError, load_comparison, load_records, load_studies
+from digitsum.runs import same_settings
 from digitsum.studies import READER, STUDIES
 from digitsum.tables import (
     EMPTY,
-    MEASURES,
-    PUBLISHED,
     REPORTED,
-    TableError,
     command,
-    load_comparison,
-    load_records,
-    load_studies,
     markdown_table,
     number,
     percent,
@@ -116,8 +111,7 @@ def test_published_record_is_of_the_experiment_as_it_stands(published: dict):
     """Its command trains the same thing again: settings that the record does not call changed are those of today."""
     then = published["settings"] | {key: usual for key, (usual, _) in published["changed"].items()}
     today = asdict(EXPERIMENTS[published["experiment"]])
-    same = same_run({"settings": then, "data": None}, {"settings": today, "data": None})
-    assert same, "its settings have changed in experiments.py since: train it again"
+    assert same_settings(then, today), "its settings have changed in experiments.py since: train it again"
 
 
 @pytest.mark.parametrize("studied", STUDIED, ids=lambda r: f"{r['study']}/{r['experiment']}-seed{r['seed']}")
@@ -130,8 +124,7 @@ def test_studied_record_is_of_the_study_as_it_stands(studied: dict):
     variants = {variant.name: variant.experiment for variant in STUDIES[studied["study"]].variants(EXPERIMENTS[READER])}
     then = studied["settings"] | {key: usual for key, (usual, _) in studied["changed"].items()}
     today = asdict(variants[studied["experiment"]])
-    same = same_run({"settings": then, "data": None}, {"settings": today, "data": None})
-    assert same, "its settings have changed since: run the study again"
+    assert same_settings(then, today), "its settings have changed since: run the study again"
 
 
 # What the tables say

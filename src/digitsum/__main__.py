@@ -36,11 +36,12 @@ from .evaluation import InputError, sum_log_probabilities
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .many import run_alone, side_by_side
+from .records import TableError
 from .report import ReportError, make_report
 from .reproduce import plan
 from .runs import find_checkpoints
-from .studies import READER, SEEDS, STUDIES, run_study
-from .tables import SPLITS, TableError, markdown_table, number, percent, renew
+from .studies import SEEDS, STUDIES, run_study, variants_of
+from .tables import SPLITS, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
@@ -354,8 +355,8 @@ def _parser() -> argparse.ArgumentParser:
     study = commands.add_parser("study", parents=[data, device], help="vary the reader, or measure it, for the tables")
     study.add_argument("study", choices=["all", *STUDIES], metavar="NAME", help=", ".join(["all", *STUDIES]))
     study.add_argument("--seeds", type=_natural, nargs="+", default=SEEDS, help="of the runs ({} {} {})".format(*SEEDS))
-    variants = {v.name: v for s in STUDIES.values() if s.variants for v in s.variants(EXPERIMENTS[READER])}
-    study.add_argument("--only", nargs="+", choices=list(variants), default=(), metavar="VARIANT", help="(all)")
+    variants = list(dict.fromkeys(variant.name for name in STUDIES for variant in variants_of(name)))
+    study.add_argument("--only", nargs="+", choices=variants, default=(), metavar="VARIANT", help="(all)")
     study.add_argument("--epochs", type=_positive, help="in place of the reader's own")
     study.add_argument("--train-limit", type=_positive, help="train on only so many strips")
     study.add_argument("--checkpoint", type=Path, nargs="+", default=(), help="readers to measure (the published one)")

@@ -6,11 +6,9 @@ and when it was measured, and replaces the one measured before. `performance.py`
 
 from __future__ import annotations
 
-import datetime
 import json
 import multiprocessing
 import os
-import platform
 import re
 import statistics
 import time
@@ -19,7 +17,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from .augment import Augmentation
-from .checkpoints import replacing
+from .checkpoints import write_json
 from .compose import Strips, compose
 from .data import STRIPS, Data, DataError, digit_glyphs
 from .evaluation import predict
@@ -43,7 +40,7 @@ from .experiments import EXPERIMENTS, Experiment
 from .likelihood import SYMBOLS, sum_log_likelihood
 from .models import StripModel
 from .optim import OPTIMIZERS
-from .runs import PACKAGES, commit, hardware, with_available_weights
+from .runs import commit, provenance, with_available_weights
 from .training import (
     SCHEDULES,
     autocast,
@@ -93,21 +90,22 @@ def measure(
     keep_freed_memory()
     chosen, started = pick_device(device), time.perf_counter()
     measured = PARTS[part](data, chosen, repeats, minutes or 0)
-    about = hardware(chosen)
-    name = about["cpu"] if chosen.type == "cpu" else about["device"]
-    path = Path(results) / "bench" / f"{_slug(name)}-{about['threads']}-threads.json"
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"hardware": about, "parts": {}}
-    there["parts"][part] = measured | {
-        "repeats": repeats,
-        "source": data.source,
-        "data": data.fingerprint,
-        "seconds": round(time.perf_counter() - started, 1),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-    }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(there, indent=1) + "\n", encoding="utf-8")
+    about = provenance(chosen)
+    machine = about.pop("hardware")
+    name = machine["cpu"] if chosen.type == "cpu" else machine["device"]
+    path = Path(results) / "bench" / f"{_slug(name)}-{machine['threads']}-threads.json"
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"hardware": machine, "parts": {}}
+    there["parts"][part] = (
+        measured
+        | {
+            "repeats": repeats,
+            "source": data.source,
+            "data": data.fingerprint,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        | about
+    )
+    write_json(there, path)
     return there
 
 

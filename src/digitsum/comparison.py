@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .checkpoints import CheckpointError, load_checkpoint, replacing
+from .checkpoints import CheckpointError, load_checkpoint, write_json
 from .data import Data
 from .evaluation import Predictions, mean, read
 from .runs import folder_name, provenance
@@ -62,8 +61,7 @@ def compare(
         "left_out": left_out,
         "seconds": {"total": round(time.perf_counter() - started, 1)},
     } | provenance(chosen)  # fmt: skip
-    with replacing(Path(results) / folder_name(data.source, "full") / FILE) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, Path(results) / folder_name(data.source, "full") / FILE)
     return record
 
 

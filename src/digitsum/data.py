@@ -159,7 +159,7 @@ def _open_pair(images_path: Path, sums_path: Path) -> tuple[np.ndarray, np.ndarr
     if len(wrong):
         raise DataError(
             f"{sums_path} has the sum {sums[wrong[0]]} in row {wrong[0]} ({len(wrong)} outside 0..{MAX_SUM} in all); "
-            "correct it: four digits add up to at most 36"
+            f"correct it: four digits add up to at most {MAX_SUM}"
         )
     return images, sums.astype(np.int64)
 

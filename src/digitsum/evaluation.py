@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from . import distributed
 from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips
 from .cuts import cut
 from .data import Data
-from .likelihood import Reading, sum_distribution
+from .likelihood import Reading
 from .models import StripModel
 from .objectives import NUM_SUMS, SumLikelihood
 from .training import EVALUATION_BATCH, keep_freed_memory, to_input
@@ -79,7 +79,7 @@ def sight(model: StripModel, images: np.ndarray) -> Sight:
     """A reader's probabilities for a few images (N, 40, W) uint8."""
     model.eval()
     outputs = model(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device)))
-    sums = sum_distribution(outputs, model.objective.count).softmax(dim=1)
+    sums = model.objective.distribution(outputs).exp()
     return Sight(outputs.softmax(dim=2).cpu().numpy(), sums.cpu().numpy())
 
 
@@ -89,7 +89,7 @@ def read(model: StripModel, strips: Strips) -> Predictions:
     Raises DataError where a model needs these places and they are not known.
     """
     if not model.reads_cuts:
-        return _shared(model, strips.images)
+        return _together(distributed.gathered(predictions(model, distributed.mine(strips.images))))
     digits = predictions(model, cut(strips).images).sums.reshape(len(strips), -1)  # (N, K)
     sums = digits.sum(axis=1).clip(max=MAX_SUM)
     return Predictions(sums.astype(np.float64), sums)
@@ -149,18 +149,12 @@ def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, P
     predicted = {name: read(model, split) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}
     whole = ("train", "val", "test")
-    predicted["entire"] = Predictions(
-        np.concatenate([predicted[name].values for name in whole]),
-        np.concatenate([predicted[name].sums for name in whole]),
-    )
+    predicted["entire"] = _together([predicted[name] for name in whole])
     truth["entire"] = np.concatenate([truth[name] for name in whole])
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
 
 
-def _shared(model: StripModel, images: np.ndarray) -> Predictions:
-    parts = distributed.gathered(predictions(model, distributed.mine(images)))
-    if len(parts) == 1:
-        return parts[0]
+def _together(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(
         np.concatenate([part.values for part in parts]), np.concatenate([part.sums for part in parts]),
         [reading for part in parts for reading in part.readings],
@@ -197,8 +191,8 @@ def confusion(sums: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def accuracy_by_sum(sums: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy (37,), NaN where a sum does not occur, and how often each sum occurs (37,)."""
-    counts = np.bincount(truth, minlength=MAX_SUM + 1)
-    right = np.bincount(truth[sums == truth], minlength=MAX_SUM + 1)
+    counts = np.bincount(truth, minlength=NUM_SUMS)
+    right = np.bincount(truth[sums == truth], minlength=NUM_SUMS)
     return np.divide(right, counts, out=np.full(NUM_SUMS, np.nan), where=counts > 0), counts
 
 

@@ -56,7 +56,7 @@ LEFT_OPEN_E = (
 )
 LEFT_OPEN_B = "The report gives all settings for classification; the input's scaling is that of the ImageNet weights."
 
-READER = (
+LEFT_OPEN_READER = (
     "Every setting was chosen here, on validation strips. The last epochs refine it on strips that are no longer bent, "
     "after He et al., Data Augmentation Revisited (2019)."
 )
@@ -97,7 +97,7 @@ _core = [
         weights="IMAGENET1K_V1", epochs=25, lr=5e-4,
     ),
     Experiment(
-        "reader", "sum_likelihood", label="reader", report="this repository", left_open=READER,
+        "reader", "sum_likelihood", label="reader", report="this repository", left_open=LEFT_OPEN_READER,
         model_args={"depths": (1, 1, 2, 1)}, crop=True, clean=0.15,
         epochs=40, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.025,
         augment=Augmentation(shift=4, scale=0.1, slant=0.2, thickness=0.3, warps=((1.5, 20), (0.5, 8))),

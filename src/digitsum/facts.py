@@ -22,25 +22,22 @@ from .experiments import EXPERIMENTS
 from .look import EDGES
 from .models import MODELS
 from .objectives import NUM_SUMS
+from .records import Record, in_rows, trained_on
+from .studies import READER, variants_of
 from .tables import (
     PEERS_ON_CUT_DIGITS,
     PEERS_ON_STRIPS,
     SPLITS,
-    Record,
-    _departures,
-    _errors,
-    _rows,
-    _seeds,
-    _share,
-    _shares,
-    _trained_on,
-    _variants,
     command,
+    departures,
+    error_of,
     hardware_words,
+    seeds_words,
+    share_of,
+    spread,
 )
 from .training import build
 
-READER = "reader"
 PAIRS = 6  # of digits that are taken for each other are named
 BLOCKS = {  # what is one row of a table of layers, though it is made of several
     "Convolution": "convolution", "MultiheadAttention": "attention", "Residual": "residual block",
@@ -93,7 +90,7 @@ COURSE = (
 
 def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any]) -> str:
     """Everything that the paper says in numbers, as text ready to be set."""
-    rows = [_system(seeds) for seeds in _rows(records)]
+    rows = [_system(seeds) for seeds in in_rows(records)]
     systems: dict[str, dict[str, Any]] = {}
     for row in rows:
         systems.setdefault(row["name"], row)
@@ -114,7 +111,7 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "claims": judged(records),
         "layers": _stacks(_tables_of_layers(systems)),
         "left_open": _left_open(systems.values()),
-        "commands": [_commands(seeds) for seeds in _rows(records)],
+        "commands": [_commands(seeds) for seeds in in_rows(records)],
         "studies": _studies(studies, [record for record in records if record["experiment"] == READER]),
         "task": _task(),
         "generator": [
@@ -146,31 +143,31 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     read = first.get("strings") or {}  # only a reader's strips are read digit by digit
     return {
         "name": first["experiment"],
-        "colour": plots._colour(first["experiment"]),
+        "colour": plots.colour_of(first["experiment"]),
         "model": settings["model"],
         "report": settings["report"],
         "left_open": settings["left_open"],
         "learns_from": settings["supervision"],
-        "trained_on": f"{_trained_on(first):,}",
+        "trained_on": f"{trained_on(first):,}",
         "settings": ", ".join([
             f"{settings['optimizer']} at {settings['lr']:g}", f"batches of {settings['batch_size']}",
             f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),
         ]),
         "augmented": settings["augment"] is not None,
-        "note": _departures(first),
+        "note": departures(first),
         "departs": bool(first["changed"]),
         "seeds": len(seeds),
-        "seeds_text": _seeds(seeds),
+        "seeds_text": seeds_words(seeds),
         "parameters": f"{first['parameters']:,}",
         "millions": f"{first['parameters'] / 1e6:.2f}",
         "best_epoch": f"{epochs[0]}–{epochs[-1]}" if epochs[0] < epochs[-1] else f"{epochs[0]}",
         "minutes": f"{statistics.mean(seed['seconds']['train'] for seed in seeds) / 60:.1f}",
         "hardware": hardware_words(first["hardware"]),
-        "text": {split: _shares(seeds, split) for split in splits},
+        "text": {split: share_of(seeds, split) for split in splits},
         "short": {split: _percent(statistics.mean(s["value"] for s in shares[split])) for split in splits},
         "at": {split: statistics.mean(s["value"] for s in shares[split]) for split in splits},
         "range": {split: _range(shares[split]) for split in splits},
-        "errors": {measure: _errors(seeds, "test", measure) for measure in ("mae", "mse")},
+        "errors": {measure: error_of(seeds, "test", measure) for measure in ("mae", "mse")},
         "strings": {split: statistics.mean(s["strings"][split]["value"] for s in seeds) for split in read},
         "strings_text": {split: _percent(mean([s["strings"][split] for s in seeds])["value"]) for split in read},
     }  # fmt: skip
@@ -194,13 +191,13 @@ def _beside(
     records: Sequence[Record], report: str, system: str, theirs: str, name: str, measures: Sequence[tuple[str, str]]
 ) -> dict[str, str]:
     """A report's system: what it states, and the same of ours, where there is a record."""
-    seeds: Sequence[Record] = next((row for row in _rows(records) if row[0]["experiment"] == name), [])
+    seeds: Sequence[Record] = next((row for row in in_rows(records) if row[0]["experiment"] == name), [])
     parts = []
     for split, measure in measures if seeds else ():
         error = measure in ("mse", "mae")
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
-        parts.append(f"{SPLITS[split]}{way} {(_errors if error else _shares)(seeds, split, measure)}")
-    note = _departures(seeds[0]) if seeds else ""
+        parts.append(f"{SPLITS[split]}{way} {(error_of if error else share_of)(seeds, split, measure)}")
+    note = departures(seeds[0]) if seeds else ""
     return {"report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note}
 
 
@@ -236,20 +233,20 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Seq
     for name in ("ablations", "sums", "cut_digits"):
         if name in studies:
             alone = {READER: readers} if name != "cut_digits" else {}
-            sentences = {variant.name: variant.sentence for variant in _variants(name)}
+            sentences = {variant.name: variant.sentence for variant in variants_of(name)}
             rows = sorted((alone | dict(studies[name])).items(), key=lambda row: -statistics.mean(_validation(row[1])))
             if name != "ablations":
-                rows.sort(key=lambda row: _trained_on(row[1][0]))
+                rows.sort(key=lambda row: trained_on(row[1][0]))
             found[name] = [
-                [variant, sentences[variant], f"{_trained_on(seeds[0]):,}", _seeds(seeds)]
-                + [_shares(seeds, split) for split in ("val", "test", "unseen")]
+                [variant, sentences[variant], f"{trained_on(seeds[0]):,}", seeds_words(seeds)]
+                + [share_of(seeds, split) for split in ("val", "test", "unseen")]
                 for variant, seeds in rows
             ]
     if "counts" in studies:
         seeds = [record["measured"] for record in studies["counts"][READER]]
         found["counts"] = [
             [digits, str(seeds[0][digits]["columns"])]
-            + [_share([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
+            + [spread([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
             for digits in seeds[0]
         ]
     if "calibration" in studies:
@@ -284,11 +281,11 @@ def _calibration(records: Sequence[Record]) -> dict[str, Any]:
         "tempered_value": average(lambda s: s["tempered"]["expected_calibration_error"]),
         "temperature": f"{average(lambda s: s['temperature']):.2f}",
         "refused": f"{100 * seeds[0]['abstaining']['share']:g} %",
-        "kept": _share([seed["abstaining"] for seed in seeds]), "errors_refused": f"{100 * refused:.0f} %",
+        "kept": spread([seed["abstaining"] for seed in seeds]), "errors_refused": f"{100 * refused:.0f} %",
         "centre": f"{average(lambda s: s['centre_error']['value']):.1f}" if "centre_error" in seeds[0] else "",
         "overlap": [
             ["none" if group["to"] <= 0 else f"{group['from']} to {group['to']}", f"{group['n']:,}",
-             _share([seed["overlap"][k] for seed in seeds])]
+             spread([seed["overlap"][k] for seed in seeds])]
             for k, group in enumerate(seeds[0].get("overlap", []))
         ],
         "closest_worse": len(groups) > 1 and _order(groups[-1], groups[0]) < 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -63,12 +62,6 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
         "errors": errors(read, strips, certainty),
         "seconds": round(time.perf_counter() - started, 1),
     } | circumstances(data, torch.device("cpu"))  # fmt: skip
-
-
-def keep(record: dict[str, Any], path: Path) -> None:
-    """Write a record as JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def save(figure: Figure, path: Path, width: float, height: float | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distributio
 NUM_SUMS = MAX_SUM + 1
 
 
-class _Objective:
+class _Objective(ABC):
+    @abstractmethod
     def values(self, outputs: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Real-valued predictions (N,), in units of the sum."""
 
     def sums(self, outputs: Tensor) -> Tensor:
         """Predicted sums (N,)."""

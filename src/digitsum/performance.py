@@ -14,7 +14,8 @@ import numpy as np
 from .bench import TARGETS
 from .checkpoints import replacing
 from .plots import step_phases
-from .tables import EMPTY, NOTHING, TableError, filled, hardware_words, markdown_table
+from .records import TableError
+from .tables import EMPTY, NOTHING, filled, hardware_words, markdown_table
 
 Record = dict[str, Any]
 Part = dict[str, Any]

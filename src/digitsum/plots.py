@@ -78,7 +78,7 @@ def curves(
         for name, history in chosen.items():
             epochs = [row["epoch"] for row in history]
             for part, style, marker in (("train", "--", "o"), ("val", "-", "s")):
-                look = {"color": _colour(name), "linestyle": style, "marker": marker if len(history) < 8 else None}
+                look = {"color": colour_of(name), "linestyle": style, "marker": marker if len(history) < 8 else None}
                 label = f"{_model(name)}, {'validation' if part == 'val' else 'training'}"
                 left.plot(epochs, [row[f"{part}_loss"] for row in history], label=label, **look)
                 right.plot(epochs, [row[f"{part}_accuracy"] for row in history], **look)
@@ -103,8 +103,8 @@ def accuracies(entries: Mapping[str, Mapping[str, float]]) -> Figure:
     """Each experiment's accuracy with its 95 % interval, from entries {"value", "low", "high"}."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * max(len(entries), 1)))
     for row, (name, entry) in enumerate(entries.items()):
-        axes.plot([entry["low"], entry["high"]], [row, row], color=_colour(name), linewidth=3)
-        axes.plot(entry["value"], row, color=_colour(name), marker=_marker(name), markersize=8)
+        axes.plot([entry["low"], entry["high"]], [row, row], color=colour_of(name), linewidth=3)
+        axes.plot(entry["value"], row, color=colour_of(name), marker=_marker(name), markersize=8)
         axes.annotate(f"{entry['value']:.1%}", (entry["high"], row), (10, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(entries)), list(entries))
     axes.set(xlabel="right sums, with 95 % intervals", xlim=(0, 1.1), ylim=(len(entries) - 0.4, -0.6))
@@ -160,7 +160,7 @@ def accuracy_by_sum(accuracy: Mapping[str, np.ndarray], counts: np.ndarray) -> F
     for name, shares in accuracy.items():
         shown = np.where(counts >= RARE, shares, np.nan)
         dashed = "--" if _marker(name) == MARKERS["classification"] else "-"
-        top.plot(shown, color=_colour(name), linestyle=dashed, marker=_marker(name), markersize=5, label=name)
+        top.plot(shown, color=colour_of(name), linestyle=dashed, marker=_marker(name), markersize=5, label=name)
     top.set(ylabel="right sums", ylim=(-0.02, 1.02), title=f"sums that occur at least {RARE} times")
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     top.grid(True)
@@ -268,7 +268,7 @@ def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy over the share of strips that get an answer, the most trusted first: (shares, accuracies) by name."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 3.2))
     for name, (shares, accuracy) in curves.items():
-        axes.plot(shares, accuracy, color=_colour(name), label=f"{name}: {accuracy[-1]:.1%} of all")
+        axes.plot(shares, accuracy, color=colour_of(name), label=f"{name}: {accuracy[-1]:.1%} of all")
     axes.set(xlabel="strips with an answer, the most trusted first", ylabel="right sums", xlim=(0, 1.01))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -348,7 +348,7 @@ def _objective(experiment: str) -> str:
     return experiment.rpartition("-")[2]
 
 
-def _colour(experiment: str) -> str:
+def colour_of(experiment: str) -> str:
     """The colour of the experiment's model, wherever and with whatever it is drawn."""
     model = _model(experiment)
     return COLOURS.get(model) or FURTHER_COLOURS[zlib.crc32(model.encode()) % len(FURTHER_COLOURS)]

@@ -16,11 +16,12 @@ import typst
 
 from . import plots
 from .calibration import Reliability
-from .checkpoints import read_metadata, replacing
+from .checkpoints import read_metadata, replacing, write_json
 from .data import mnist_is_there
-from .facts import READER, by_variant, facts_json, mean
-from .look import keep, look, save
-from .tables import Record, _rows, _trained_on, load_records, load_studies
+from .facts import by_variant, facts_json, mean
+from .look import look, save
+from .records import Record, in_rows, load_records, load_studies, trained_on
+from .studies import READER
 
 LOOK = Path("report") / "mnist.json"  # below results/: what look.py measured
 CURVES = 4  # experiments at most are drawn of each objective
@@ -85,13 +86,13 @@ def _look(path: Path, weights: Path, root: Path, source: Path, redraw: bool) -> 
     possible = weights.exists() and mnist_is_there(root)
     if possible and (redraw or there is None or there["weights"] != read_metadata(weights)["digest"]):
         there = look(root, weights, source / "figures")
-        keep(there, path)
+        write_json(there, path)
     return there
 
 
 def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Sequence[Record]]], folder: Path) -> None:
     """The figures that need no strips, drawn from records."""
-    rows = _rows(records)
+    rows = in_rows(records)
     entries = {
         seeds[0]["experiment"]: mean([seed["metrics"]["unseen"]["accuracy"] for seed in seeds]) for seeds in rows
     }
@@ -118,5 +119,5 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
         runs += [record for record in records if record["experiment"] == READER]
         accuracy: dict[int, list[float]] = {}
         for run in runs:
-            accuracy.setdefault(_trained_on(run), []).append(run["metrics"]["unseen"]["accuracy"]["value"])
+            accuracy.setdefault(trained_on(run), []).append(run["metrics"]["unseen"]["accuracy"]["value"])
         save(plots.data_curve(accuracy), folder / "sums.pdf", 5)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .data import Data
-from .experiments import EXPERIMENTS, Experiment, preset
-from .runs import folder_name, same_run
+from .experiments import EXPERIMENTS, preset
+from .records import trained_on
+from .runs import folder_name, same_settings
 
 SEEDS = (0, 1, 2)
 SEEDS_OF_REPORT_C = (0, 10, 42)
@@ -60,7 +61,7 @@ def plan(
         wanted = preset(EXPERIMENTS[name], preset_name)
         accepted = [wanted, replace(wanted, weights=None)] if from_scratch else [wanted]
         records = [record for path in sorted(folder.glob(f"{name}-seed*.json")) if (record := _read(path))]
-        costs = [record["seconds"]["train"] / 60 / len(record["history"]) / _learned(record) for record in records]
+        costs = [record["seconds"]["train"] / 60 / len(record["history"]) / trained_on(record) for record in records]
         minutes = statistics.median(costs) * wanted.epochs * len(data.train[: wanted.train_limit]) if costs else None
         for seed in seeds_of(name, seeds):
             why = "no record"
@@ -68,21 +69,13 @@ def plan(
                 usual = record["settings"] | {key: theirs for key, (theirs, _) in record["changed"].items()}
                 if record["data"]["fingerprint"] != data.fingerprint:
                     why = "its record is on other data"
-                elif any(_same(record["settings"], each) for each in accepted):
+                elif any(same_settings(record["settings"], asdict(each)) for each in accepted):
                     why = ""
                 else:
-                    why = "" if keep_changed and _same(usual, EXPERIMENTS[name]) else "its record has other settings"
+                    kept = keep_changed and same_settings(usual, asdict(EXPERIMENTS[name]))
+                    why = "" if kept else "its record has other settings"
             planned.append(Planned(name, seed, why, minutes))
     return planned
-
-
-def _same(settings: dict[str, Any], experiment: Experiment) -> bool:
-    return same_run({"settings": settings, "data": None}, {"settings": asdict(experiment), "data": None})
-
-
-def _learned(record: dict[str, Any]) -> int:
-    """How many strips a run learned from."""
-    return len(range(record["data"]["strips"]["train"])[: record["settings"]["train_limit"]])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

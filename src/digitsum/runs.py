@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from . import distributed
-from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint
+from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, strings_read
@@ -179,15 +179,18 @@ def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str
 
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON; one of a run with other settings or on other data is set aside."""
-    text = json.dumps(record, indent=1)
     if path.exists() and recorded(path, record["settings"], record["data"]["fingerprint"]) is None:
         _set_aside(path)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(record, path)
 
 
 def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether two runs have the same settings and data, so that they differ by their seed and in words at most.
+    """Whether two runs have the same settings and data, so that they differ by their seed and in words at most."""
+    return there.get("data") == here["data"] and same_settings(there.get("settings", {}), here["settings"])
+
+
+def same_settings(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two runs' settings are the same but for words.
 
     A setting that was not there yet when a run was written down counts as its default.
     """
@@ -197,7 +200,7 @@ def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
         written = json.loads(json.dumps(defaults | settings))  # tuples become lists
         return {key: value for key, value in written.items() if key not in DESCRIPTIONS}
 
-    return there.get("data") == here["data"] and decisive(there.get("settings", {})) == decisive(here["settings"])
+    return decisive(there) == decisive(here)
 
 
 def _accuracy(about: dict[str, Any]) -> float:

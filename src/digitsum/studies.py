@@ -125,7 +125,7 @@ def _sums(reader: Experiment) -> list[Variant]:
             _variant(reader, f"{n}", f"The first {n:,} strips only.", **_same_steps(reader, n))
             for n in (500, 1_000, 2_000, 5_000, 10_000)
         ),
-        _variant(reader, READER, "All 24,000: the reader as it is."),
+        _variant(reader, READER, f"All {STRIPS:,}: the reader as it is."),
     ]
 
 
@@ -147,6 +147,12 @@ def _cut_digits(reader: Experiment) -> list[Variant]:
         for n in (5_000, CUT_SUMS)
         for name, (what, changes) in networks.items()
     ]
+
+
+def variants_of(study: str) -> list[Variant]:
+    """What a study trains, made from the reader as it stands; none where it only measures."""
+    make = STUDIES[study].variants
+    return make(EXPERIMENTS[READER]) if make else []
 
 
 def _variant(reader: Experiment, name: str, sentence: str, **changes: Any) -> Variant:
@@ -305,7 +311,7 @@ def run_study(
         for checkpoint in checkpoints or [Path(models) / data.source / f"{READER}.safetensors"]:
             yield _measured(name, study.measure, Path(checkpoint), data, place, root, folder)
     if study.variants:
-        usual = {variant.name: variant.experiment for variant in study.variants(EXPERIMENTS[READER])}
+        usual = {variant.name: variant.experiment for variant in variants_of(name)}
         variants = study.variants(replace(EXPERIMENTS[READER], **changes or {}))
         data = study.data(data, root)
         for seed, variant in itertools.product(seeds, [v for v in variants if v.name in (only or usual)]):

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .checkpoints import replacing
 from .claims import judged
-from .comparison import FILE
-from .data import SOURCES
 from .experiments import EXPERIMENTS
-from .studies import READER, STUDIES, Variant
+from .records import (
+    COMPARE,
+    PUBLISHED,
+    STUDIED,
+    Record,
+    TableError,
+    in_rows,
+    load_comparison,
+    load_records,
+    load_studies,
+    trained_on,
+)
+from .studies import READER, STUDIES, variants_of
 
-Record = dict[str, Any]
 Entry = Mapping[str, float]  # {"value", "low", "high"}
 
-PUBLISHED = SOURCES[1:]  # the folders of results/ whose records are published: all sources but "auto"
-STUDIED = "mnist"  # the source whose studies are published
-WAYS = ("unknown", "known")  # whether the reader is told how many digits there are
 SPLITS = {"train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire"}
-MEASURES = ("accuracy", "floor", "ceiling", "rounded", "within_half", "mse", "mae")
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
 NOTHING = "–"
 EMPTY = "No records yet:"
 COMMAND = "python -m digitsum train"
-COMPARE = "python -m digitsum compare --source mnist"
 
 # What the reports themselves give, on the course's files; their numbers, not ours.
 REPORTED = {
@@ -73,10 +76,6 @@ PEERS_ON_CUT_DIGITS = (
     ("CTSketch", "5,000 sums of four digits", "92.17 %", NOTHING),
     ("Scallop", "5,000 sums of four digits", "88.90 %", NOTHING),
 )
-
-
-class TableError(Exception):
-    """Records or a README from which no tables can be made; the message names the file, the fault and the remedy."""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -161,138 +160,6 @@ def filled(text: str, tables: Mapping[str, str], where: str | Path) -> str:
     return re.sub(r"^<!-- table:(\S+) -->\r?\n.*?^<!-- /table:\1 -->", between, text, flags=re.MULTILINE | re.DOTALL)
 
 
-# Records
-
-
-def load_records(results: str | Path = "results") -> list[Record]:
-    """Every published record, results/<source>/*.json, in the order of sources, experiments and seeds.
-
-    Folders of shortened runs, such as mnist-quick, are not looked at. Raises TableError for a file that is not a whole
-    record, or not one of its folder, and for a folder whose records are on different data.
-    """
-    order = list(EXPERIMENTS)
-    records = []
-    for source in PUBLISHED:
-        found = {path: _read(path, source) for path in sorted((Path(results) / source).glob("*-seed*.json"))}
-        _on_the_same_data(found)
-        records += sorted(found.values(), key=lambda record: (order.index(record["experiment"]), record["seed"]))
-    return records
-
-
-def _on_the_same_data(found: Mapping[Path, Record]) -> None:
-    fingerprints = {record["data"]["fingerprint"]: path for path, record in found.items()}
-    if len(fingerprints) > 1:
-        kinds = ", ".join(f"{fingerprint} in {path.name}" for fingerprint, path in fingerprints.items())
-        raise TableError(
-            f"{next(iter(found)).parent} holds records on different data ({kinds}), which share no table; "
-            "train them again on the same, or take the others away"
-        )
-
-
-def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | None:
-    """The comparison of the published weights on mnist, None where there is none yet.
-
-    Raises TableError where it is not valid, or of other weights than those that the records speak of.
-    """
-    path = Path(results) / "mnist" / FILE
-    if not path.exists():
-        return None
-    remedy = f"make it anew: {COMPARE}"
-    comparison = _parsed(path, remedy)
-    known = {(each["experiment"], each["seed"]): each for each in records if each["source"] == "mnist"}
-    try:
-        for system in comparison["systems"]:
-            record = known[system["experiment"], system["seed"]]
-            trained = record["data"]["fingerprint"], record["metrics"]["val"]["accuracy"]["value"]
-            if trained != (comparison["data"]["fingerprint"], system["validation"]):
-                raise TableError(f"{path} is of other weights of {system['experiment']} than its record; {remedy}")
-        _comparison(comparison)
-    except (KeyError, TypeError) as error:
-        raise TableError(f"{path} is not whole, or of weights without a record ({error}); {remedy}") from error
-    return comparison
-
-
-def _parsed(path: Path, remedy: str) -> Any:
-    try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse)
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} is not valid JSON ({error}); {remedy}") from error
-
-
-def _whole(path: Path, find_faults: Callable[[Any], Iterator[str]]) -> Record:
-    remedy = "restore it, or run that experiment again"
-    record = _parsed(path, remedy)
-    faults = list(find_faults(record))
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise TableError(f"{path} is not a whole record: it lacks {', '.join(faults[:3])}{more}; {remedy}")
-    return record
-
-
-def _read(path: Path, source: str) -> Record:
-    record = _whole(path, _faults)
-    if record["experiment"] not in EXPERIMENTS:
-        raise TableError(
-            f"{path} is of {record['experiment']!r}, which is no experiment; take it away, or put its row back into "
-            "experiments.py"
-        )
-    name = f"{record['experiment']}-seed{record['seed']}.json"
-    if (record["source"], record["preset"], name) != (source, "full", path.name):
-        raise TableError(
-            f"{path} holds {name} of source {record['source']!r} and preset {record['preset']!r}; move it to where it "
-            "belongs"
-        )
-    return record
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
-
-
-def _faults(record: Any) -> Iterator[str]:
-    """The dotted names of what a record lacks, or holds as something else than it must be."""
-    wanted: dict[str, type | tuple[type, ...]] = {
-        "experiment": str, "source": str, "seed": int, "preset": str, "weights": str, "settings": dict, "changed": dict,
-        "parameters": int, "trained_parameters": int, "history": list, "best_epoch": int,
-        "data.fingerprint": str, "data.seed": int, "data.strips": dict,
-        "hardware.device": str, "hardware.cpu": str, "hardware.threads": int, "hardware.bfloat16": bool,
-        "seconds.train": (int, float), "versions.torch": str, "commit": (str, type(None)), "settings.epochs": int,
-        "settings.supervision": str, "data.strips.train": int,
-    }  # fmt: skip
-    strips = _get(record, "data.strips")  # the course's files, for one, have no unseen strips
-    splits = ["train", "val", "test", "entire"] + (
-        ["unseen"] if isinstance(strips, dict) and "unseen" in strips else []
-    )
-    for split in splits:
-        wanted[f"metrics.{split}.n"] = int
-        wanted |= {f"metrics.{split}.{name}.{key}": float for name in MEASURES for key in ("value", "low", "high")}
-    for part in ("strings", "centre_error"):  # only of experiments that read digit by digit
-        entries = _get(record, part)
-        for split in entries if isinstance(entries, dict) else []:
-            wanted |= {f"{part}.{split}.{key}": float for key in ("value", "low", "high")}
-    yield from _lacking(record, wanted)
-    changed = _get(record, "changed")
-    if isinstance(changed, dict):
-        yield from (f"both values of changed.{key}" for key, pair in changed.items() if not _is_pair(pair))
-
-
-def _lacking(record: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> Iterator[str]:
-    return (name for name, kind in wanted.items() if not isinstance(_get(record, name), kind))
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2
-
-
-def _get(record: Any, dotted: str) -> Any:
-    """What stands under a dotted name; Ellipsis, an instance of nothing that is wanted, where nothing does."""
-    for key in dotted.split("."):
-        if not isinstance(record, dict) or key not in record:
-            return ...
-        record = record[key]
-    return record
-
-
 # Tables
 
 
@@ -325,14 +192,14 @@ def render(records: Sequence[Record], comparison: Record | None = None) -> dict[
 def _results(records: Sequence[Record]) -> str:
     """A row per experiment: what its report got, and what it gets here."""
     rows = []
-    for seeds in _rows(records):
-        name, note = seeds[0]["experiment"], _departures(seeds[0])
+    for seeds in in_rows(records):
+        name, note = seeds[0]["experiment"], departures(seeds[0])
         rows.append([
             f"`{name}`" + (f"<br>{note}" if note else ""),
             REPORTED.get(name, NOTHING),
-            _seeds(seeds),
-            *(_shares(seeds, split) for split in ("val", "test", "unseen")),
-            *(_errors(seeds, "test", measure) for measure in ("mae", "mse")),
+            seeds_words(seeds),
+            *(share_of(seeds, split) for split in ("val", "test", "unseen")),
+            *(error_of(seeds, "test", measure) for measure in ("mae", "mse")),
         ])  # fmt: skip
     header = [
         "experiment", "its report, course files (theirs)", "seeds", "validation", "test", "unseen",
@@ -340,7 +207,7 @@ def _results(records: Sequence[Record]) -> str:
     ]  # fmt: skip
     strips = ", ".join(f"{n:,} {SPLITS[split]}" for split, n in records[0]["data"]["strips"].items())
     below = f"Strips: {strips}; data `{records[0]['data']['fingerprint']}`. In brackets: 95 % intervals."
-    if any(len(seeds) > 1 for seeds in _rows(records)):
+    if any(len(seeds) > 1 for seeds in in_rows(records)):
         below += " Where there are several seeds: mean ± standard deviation over them, and the worst."
     return "\n\n".join([markdown_table(header, rows), below, *_strings(records)])
 
@@ -352,15 +219,15 @@ def _strings(records: Sequence[Record]) -> list[str]:
     """
     sentences = []
     for part, claim, cell in (
-        ("strings", "All digits of a strip read right, from left to right.", _share),
+        ("strings", "All digits of a strip read right, from left to right.", spread),
         (
             "centre_error",
             "From the column in which a digit is read to the centre of its glyph, mean in pixels.",
-            _error,
+            error_spread,
         ),
     ):
         read = []
-        for seeds in _rows([record for record in records if record.get(part)]):
+        for seeds in in_rows([record for record in records if record.get(part)]):
             entries = ((SPLITS[split], [seed[part][split] for seed in seeds]) for split in seeds[0][part])
             read.append(f"`{seeds[0]['experiment']}`: " + "; ".join(f"{split} {cell(each)}" for split, each in entries))
         if read:
@@ -371,15 +238,15 @@ def _strings(records: Sequence[Record]) -> list[str]:
 def _details(records: Sequence[Record]) -> str:
     """A row per experiment and set of strips: the ways in which the reports turn a real number into a sum."""
     rows = []
-    for seeds in _rows(records):
+    for seeds in in_rows(records):
         whole = all(each["floor"] == each["ceiling"] for each in seeds[0]["metrics"].values())  # as a classifier's are
         for split in (split for split in SPLITS if split in seeds[0]["metrics"]):
             ways = [
-                NOTHING if whole else _shares(seeds, split, way)
+                NOTHING if whole else share_of(seeds, split, way)
                 for way in ("floor", "ceiling", "rounded", "within_half")
             ]
             n = f"{seeds[0]['metrics'][split]['n']:,}"
-            rows.append([f"`{seeds[0]['experiment']}`", SPLITS[split], n, _shares(seeds, split), *ways])
+            rows.append([f"`{seeds[0]['experiment']}`", SPLITS[split], n, share_of(seeds, split), *ways])
     return markdown_table(["experiment", "strips", "n", "accuracy", "floor", "ceiling", "rounded", "within 0.5"], rows)
 
 
@@ -429,10 +296,10 @@ def _peers(records: Sequence[Record]) -> str:
     rows = []
     if records:
         sums_only = [record for record in records if record["settings"]["supervision"] == "sums"]
-        best = max(_rows(sums_only), key=lambda seeds: statistics.mean(_values(seeds, "val", "accuracy")))
-        name, learns = best[0]["experiment"], f"{_trained_on(best[0]):,} {best[0]['settings']['supervision']}"
+        best = max(in_rows(sums_only), key=lambda seeds: statistics.mean(_values(seeds, "val", "accuracy")))
+        name, learns = best[0]["experiment"], f"{trained_on(best[0]):,} {best[0]['settings']['supervision']}"
         size = f"{best[0]['parameters'] / 1e6:.2f} M"
-        rows.append([f"`{name}`, this repository", learns, NOTHING, NOTHING, _shares(best, "unseen"), size])
+        rows.append([f"`{name}`, this repository", learns, NOTHING, NOTHING, share_of(best, "unseen"), size])
     rows += [[name, learns, score, NOTHING, NOTHING, size] for name, learns, score, size in PEERS_ON_STRIPS]
     rows += [[name, learns, NOTHING, score, NOTHING, size] for name, learns, score, size in PEERS_ON_CUT_DIGITS]
     header = [
@@ -455,43 +322,37 @@ def command(record: Record) -> str:
 # Cells
 
 
-def _rows(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each row: the seeds of one experiment with the same settings."""
-    rows: dict[str, list[Record]] = {}
-    for record in records:
-        rows.setdefault(json.dumps([record["experiment"], record["changed"]], sort_keys=True), []).append(record)
-    return list(rows.values())
-
-
 def _values(seeds: Sequence[Record], split: str, measure: str) -> list[float]:
     return [record["metrics"][split][measure]["value"] for record in seeds]
 
 
-def _shares(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> str:
+def share_of(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> str:
     """One seed with its interval, several as "98.1 ± 0.2 %, worst 97.8 %"; a dash where there is no such split."""
-    return _share([seed["metrics"][split][measure] for seed in seeds]) if split in seeds[0]["metrics"] else NOTHING
+    return spread([seed["metrics"][split][measure] for seed in seeds]) if split in seeds[0]["metrics"] else NOTHING
 
 
-def _share(seeds: Sequence[Entry]) -> str:
+def spread(seeds: Sequence[Entry]) -> str:
+    """A share of one seed with its interval, of several as in `share_of`."""
     if len(seeds) == 1:
         return percent(seeds[0])
     values = [100 * seed["value"] for seed in seeds]
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %, worst {min(values):.1f} %"
 
 
-def _errors(seeds: Sequence[Record], split: str, measure: str) -> str:
-    return _error([seed["metrics"][split][measure] for seed in seeds])
+def error_of(seeds: Sequence[Record], split: str, measure: str) -> str:
+    """As `share_of` for an error, of which the worst is the largest."""
+    return error_spread([seed["metrics"][split][measure] for seed in seeds])
 
 
-def _error(seeds: Sequence[Entry]) -> str:
-    """As `_share` for an error, of which the worst is the largest."""
+def error_spread(seeds: Sequence[Entry]) -> str:
+    """As `spread` for an error."""
     if len(seeds) == 1:
         return number(seeds[0])
     values = [seed["value"] for seed in seeds]
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}, worst {max(values):.2f}"
 
 
-def _seeds(seeds: Sequence[Record]) -> str:
+def seeds_words(seeds: Sequence[Record]) -> str:
     """How many there are, and which of them never got going."""
     scores = _values(seeds, "val", "accuracy")
     collapsed = [
@@ -500,7 +361,7 @@ def _seeds(seeds: Sequence[Record]) -> str:
     return str(len(seeds)) + (f", collapsed: {', '.join(collapsed)}" if collapsed else "")
 
 
-def _departures(record: Record) -> str:
+def departures(record: Record) -> str:
     """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
     supervision = record["settings"]["supervision"]
     words = [f"trained with {supervision}"] if supervision != "sums" else []
@@ -518,12 +379,6 @@ def _departures(record: Record) -> str:
     return "; ".join(words)
 
 
-def _trained_on(record: Record) -> int:
-    """How many strips a run learned from."""
-    strips, limit = record["data"]["strips"]["train"], record["settings"].get("train_limit")
-    return strips if limit is None else min(strips, limit)
-
-
 def hardware_words(hardware: Mapping[str, Any]) -> str:
     """The device, or the processor with its threads; what it computes in; processes where there were several."""
     device, cpu, threads = hardware["device"], hardware["cpu"], hardware["threads"]
@@ -539,61 +394,6 @@ def _cell(text: str) -> str:
 
 
 # Studies
-
-
-def load_studies(results: str | Path = "results") -> list[Record]:
-    """Every record of a study that is published, results/studies/mnist/<study>/*.json, by study, variant and seed.
-
-    Raises TableError as `load_records` does.
-    """
-    records = []
-    for study in STUDIES:
-        order = _names(study)
-        folder = Path(results) / "studies" / STUDIED / study
-        found = {path: _read_study(path, study) for path in sorted(folder.glob("*.json"))}
-        _on_the_same_data(found)
-        records += sorted(found.values(), key=lambda record: (order.index(record["experiment"]), record["seed"]))
-    return records
-
-
-def _variants(study: str) -> list[Variant]:
-    make = STUDIES[study].variants
-    return make(EXPERIMENTS[READER]) if make else []
-
-
-def _names(study: str) -> list[str]:
-    return [variant.name for variant in _variants(study)] or [READER]  # what is measured is the reader
-
-
-def _read_study(path: Path, study: str) -> Record:
-    record = _whole(path, _faults if STUDIES[study].variants else _faults_of_measurement)
-    name = f"{record['experiment']}-seed{record['seed']}.json"
-    there = (record.get("study"), record["source"], record["preset"], name)
-    if there != (study, STUDIED, "full", path.name) or record["experiment"] not in _names(study):
-        raise TableError(
-            f"{path} holds {name} of study {there[0]!r}, source {there[1]!r} and preset {there[2]!r}, which has no "
-            "place there; take it away"
-        )
-    return record
-
-
-def _faults_of_measurement(record: Any) -> Iterator[str]:
-    wanted: dict[str, type | tuple[type, ...]] = {
-        "study": str, "experiment": str, "source": str, "seed": int, "preset": str, "weights": str,
-        "data.fingerprint": str, "commit": (str, type(None)), "measured": dict,
-    }  # fmt: skip
-    shares: list[str] = []
-    measured = _get(record, "measured")
-    if _get(record, "study") == "counts":
-        for digits in measured if isinstance(measured, dict) else []:
-            wanted |= {f"measured.{digits}.{key}": int for key in ("n", "columns")}
-            shares += [f"{digits}.{way}.{what}" for way in WAYS for what in ("strings", "sums", "count")]
-    else:
-        wanted |= {"measured.n": int, "measured.temperature": float, "measured.abstaining.share": float}
-        wanted |= {f"measured.{way}.expected_calibration_error": float for way in ("plain", "tempered")}
-        shares = ["accuracy", "abstaining"]
-    wanted |= {f"measured.{share}.{key}": float for share in shares for key in ("value", "low", "high")}
-    yield from _lacking(record, wanted)
 
 
 def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) -> dict[str, str]:
@@ -626,16 +426,16 @@ def _trained(name: str, records: Sequence[Record], readers: Sequence[Record]) ->
         [system, f"{learns}.", NOTHING, NOTHING, NOTHING, score] for system, learns, score, _ in PEERS_ON_CUT_DIGITS
     ]
     rows = []
-    for variant in _variants(name):
+    for variant in variants_of(name):
         seeds_of_it = [record for record in records if record["experiment"] == variant.name]
         if variant.experiment == EXPERIMENTS[READER]:
             seeds_of_it = seeds_of_it or list(readers)
-        for seeds in _rows(seeds_of_it):
-            note = _departures(seeds[0])
+        for seeds in in_rows(seeds_of_it):
+            note = departures(seeds[0])
             read = [seed["strings"][split] for seed in seeds if split in seed.get("strings", {})]
             rows.append([
-                f"`{variant.name}`", variant.sentence + (f"<br>{note}" if note else ""), _seeds(seeds),
-                _shares(seeds, "val"), _shares(seeds, split), _share(read) if read else NOTHING,
+                f"`{variant.name}`", variant.sentence + (f"<br>{note}" if note else ""), seeds_words(seeds),
+                share_of(seeds, "val"), share_of(seeds, split), spread(read) if read else NOTHING,
             ])  # fmt: skip
     header = ["variant", "what it is", "seeds", "validation", SPLITS[split], f"{SPLITS[split]}, digit by digit"]
     if name == "cut_digits":
@@ -655,7 +455,7 @@ def _counts(records: Sequence[Record]) -> str:
     for digits in records[0]["measured"]:
         seeds = [record["measured"][digits] for record in records]
         shares = [
-            _share([seed[way][what] for seed in seeds])
+            spread([seed[way][what] for seed in seeds])
             for way, what in (("unknown", "strings"), ("unknown", "sums"), ("unknown", "count"), ("known", "strings"))
         ]
         rows.append([digits, f"{seeds[0]['columns']}", f"{seeds[0]['n']:,}", *shares])
@@ -673,7 +473,7 @@ def _calibration(records: Sequence[Record]) -> str:
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{spread}{unit}"
 
-    rows = [["right sums", _share([seed["accuracy"] for seed in seeds])]]
+    rows = [["right sums", spread([seed["accuracy"] for seed in seeds])]]
     rows += [
         [
             f"expected calibration error, {words}",
@@ -685,17 +485,20 @@ def _calibration(records: Sequence[Record]) -> str:
         ["temperature that validation asks for", mean_of([seed["temperature"] for seed in seeds])],
         [
             f"right sums without the {100 * seeds[0]['abstaining']['share']:.0f} % that it trusts least",
-            _share([seed["abstaining"] for seed in seeds]),
+            spread([seed["abstaining"] for seed in seeds]),
         ],
     ]
     if "centre_error" in seeds[0]:
         errors = [seed["centre_error"] for seed in seeds]
         rows += [
-            ["from where a digit is read, moved by the offset, to its glyph's centre, mean in pixels", _error(errors)],
+            [
+                "from where a digit is read, moved by the offset, to its glyph's centre, mean in pixels",
+                error_spread(errors),
+            ],
             ["offset of the places, in pixels", mean_of([seed["offset"] for seed in seeds])],
         ]
     for k, group in enumerate(seeds[0].get("overlap", [])):
         where = "apart" if group["to"] == 0 else f"overlapping by {group['from']}–{group['to']} columns"
         shares = [seed["overlap"][k] for seed in seeds]
-        rows.append([f"right sums, closest neighbours {where} (n = {group['n']:,})", _share(shares)])
+        rows.append([f"right sums, closest neighbours {where} (n = {group['n']:,})", spread(shares)])
     return markdown_table(["figure", f"{seeds[0]['split']}, n = {seeds[0]['n']:,}"], rows)

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compose import HEIGHT
 from .layers import StripModel
-
-HEIGHT = 40
 
 
 class Reader(StripModel):
