@@ -23,7 +23,7 @@ NAME = "baseline_cnn-regression"
 RECORD = {
     "experiment", "source", "seed", "preset", "weights", "settings", "changed", "parameters", "trained_parameters",
     "data", "history", "best_epoch", "hardware", "versions", "commit", "date", "metrics", "confusion", "strings",
-    "centre_error", "seconds", "checkpoint",
+    "centre_error", "prediction", "seconds", "checkpoint",
 }  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def test_the_record_says_what_was_done(smoke, tiny):
     assert {split: entry["n"] for split, entry in record["metrics"].items()} == strips | {"entire": 80}
     assert [row["epoch"] for row in record["history"]] == [1] and record["best_epoch"] == 1
     assert 0 <= record["seconds"]["train"] <= record["seconds"]["total"]
+    assert record["prediction"]["images"] == 16 and record["prediction"]["seconds"] > 0
     assert record["hardware"]["device"] == "cpu" and record["hardware"]["threads"] == torch.get_num_threads()
     assert record["hardware"]["cpu"] and record["hardware"]["cores"] >= 1
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0] and record["versions"]["python"]

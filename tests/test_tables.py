@@ -153,6 +153,35 @@ def test_a_row_has_the_reports_number_and_ours_and_where_it_departs():
     assert tables["runs-mnist"].count(command(record(name, epochs=4, weights=None))) == 1
 
 
+def test_the_best_on_unseen_strips_stands_first_and_the_references_last():
+    """Whatever they reach on validation; on the course's files, of which none is unseen, the best on test."""
+    scores = {"baseline_cnn-regression": 0.3, "reader": 0.2, "cnn_attention-regression": 0.7}
+    scores |= {"most_common": 0.1, "oracle-digit_labels": 0.9}
+    expected = ["cnn_attention-regression", "baseline_cnn-regression", "reader", "oracle-digit_labels", "most_common"]
+    for source, split in (("mnist", "unseen"), ("course", "test")):
+        records = [record(name, source=source) for name in scores]
+        for each in records:
+            each["metrics"][split]["accuracy"] = entry(scores[each["experiment"]])
+        tables = render(records)
+        for table in ("results", "details", "runs"):
+            rows = [line.split("`")[1] for line in tables[f"{table}-{source}"].splitlines() if line.startswith("| `")]
+            assert list(dict.fromkeys(rows)) == expected
+
+
+def test_a_run_says_how_many_images_it_reads_in_a_second_where_that_was_measured():
+    timed = record(seed=1) | {"prediction": {"images": 1_000, "seconds": 0.4}}
+    older, newer = render([record(), timed])["runs-mnist"].splitlines()[2:4]
+    assert "| 1.5 | – | Some CPU" in older and "| 1.5 | 2,500 | Some CPU" in newer
+
+
+def test_what_a_report_left_open_is_said_once_for_all_experiments_that_share_it():
+    shared = [record(name, seed) for name in NAMES[:2] for seed in (0, 1)]
+    assert EXPERIMENTS[NAMES[0]].left_open == EXPERIMENTS[NAMES[1]].left_open
+    lines = render([*shared, record("reader", accuracy=0.4)])["choices-mnist"].splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [f"| `{NAMES[0]}`, `{NAMES[1]}`", "| `reader`"]
+    assert EXPERIMENTS[NAMES[0]].left_open in lines[0] and EXPERIMENTS["reader"].left_open in lines[1]
+
+
 def test_what_a_row_was_trained_with_and_what_was_frozen_is_said():
     frozen = record("vgg16_frozen-regression", weights=None) | {"trained_parameters": 128}
     oracle = record("oracle-digit_labels", accuracy=0.99)
@@ -194,7 +223,7 @@ def test_experiments_stand_in_their_own_order_with_their_seeds(tmp_path: Path):
 def test_several_seeds_show_mean_spread_worst_and_which_collapsed():
     tables = render([record(seed=seed, accuracy=accuracy) for seed, accuracy in enumerate((0.9, 0.92, 0.1))])
     row = tables["results-mnist"].splitlines()[2]
-    assert "| 3, collapsed: 2 |" in row
+    assert "| sums of 24,000 strips; seeds: 3, collapsed: 2 |" in row
     assert row.count("64.0 ± 46.8 %, worst 10.0 %") == 3
     assert tables["runs-mnist"].count("--seed") == 3
     assert "standard deviation" in tables["results-mnist"]
@@ -434,6 +463,7 @@ def _damaged(key: str, value: object = ...) -> str:
         (_damaged("metrics.test.mae.low", "0.1"), "lacks metrics.test.mae.low"),
         (_damaged("metrics.test.mae.low", float("nan")), "NaN is no number"),
         (_damaged("strings", {"unseen": {"value": 0.5}}), "lacks strings.unseen.low"),
+        (_damaged("prediction", {"images": 1_000}), "lacks prediction.seconds"),
         (_damaged("changed", {"epochs": 3}), "lacks both values of changed.epochs"),
         (_damaged("experiment", "dreamt"), "'dreamt', which is no experiment"),
         (_damaged("source", "digits"), "source 'digits'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from .tables import (
     departures,
     error_of,
     hardware_words,
+    left_open,
     seeds_words,
     share_of,
     spread,
@@ -110,7 +111,7 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
         "claims": judged(records),
         "layers": _stacks(_tables_of_layers(systems)),
-        "left_open": _left_open(systems.values()),
+        "left_open": left_open(records),
         "commands": [_commands(seeds) for seeds in in_rows(records)],
         "studies": _studies(studies, [record for record in records if record["experiment"] == READER]),
         "task": _task(),
@@ -146,7 +147,6 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "colour": plots.colour_of(first["experiment"]),
         "model": settings["model"],
         "report": settings["report"],
-        "left_open": settings["left_open"],
         "learns_from": settings["supervision"],
         "trained_on": f"{trained_on(first):,}",
         "settings": ", ".join([
@@ -177,14 +177,6 @@ def _commands(seeds: Sequence[Record]) -> str:
     """The command of the first seed, and which others there are."""
     others = [str(seed["seed"]) for seed in seeds[1:]]
     return command(seeds[0]) + (f"  # and --seed {', '.join(others)}" if others else "")
-
-
-def _left_open(systems: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    """What each report left open, said once for all systems of which it is the same: [names, report, sentence]."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for system in systems:
-        said.setdefault((system["report"], system["left_open"]), []).append(system["name"])
-    return [[names, report, sentence] for (report, sentence), names in said.items()]
 
 
 def _beside(

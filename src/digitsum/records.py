@@ -167,8 +167,10 @@ def _faults(record: Any) -> Iterator[str]:
         "data.fingerprint": str, "data.seed": int, "data.strips": dict,
         "hardware.device": str, "hardware.cpu": str, "hardware.threads": int, "hardware.bfloat16": bool,
         "seconds.train": (int, float), "versions.torch": str, "commit": (str, type(None)), "settings.epochs": int,
-        "settings.supervision": str, "data.strips.train": int,
+        "settings.supervision": str, "settings.report": str, "settings.left_open": str, "data.strips.train": int,
     }  # fmt: skip
+    if _get(record, "prediction") is not ...:  # which the first records lack
+        wanted |= {"prediction.images": int, "prediction.seconds": float}
     strips = _get(record, "data.strips")  # the course's files, for one, have no unseen strips
     splits = ["train", "val", "test", "entire"] + (
         ["unseen"] if isinstance(strips, dict) and "unseen" in strips else []

@@ -23,13 +23,14 @@ from . import distributed
 from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
-from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, strings_read
+from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, read, strings_read
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
-from .models import WeightsError
+from .models import StripModel, WeightsError
 from .stream import CHUNK, StripStream
 from .training import Run, build, has_bfloat16, pick_device, train
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
+TIMED = 1_000  # strips whose prediction is timed
 
 
 def folder_name(source: str, preset_name: str) -> str:
@@ -100,9 +101,9 @@ def record_of(
     """The record of a finished run: what was trained, how it departs from the `usual` settings, and what it reads."""
     trained = time.perf_counter()
     limit = run.experiment.evaluate_limit
-    read = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
-    evaluated, predicted = evaluate(run.model, read)
-    readers = {split: strips for split, strips in read.splits.items() if predicted[split].readings}
+    few = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
+    evaluated, predicted = evaluate(run.model, few)
+    readers = {split: strips for split, strips in few.splits.items() if predicted[split].readings}
     centres = {
         split: centre_errors(predicted[split], strips.corners, run.model.stride)
         for split, strips in readers.items()
@@ -110,15 +111,23 @@ def record_of(
     }
     return _record(name, usual, run, data, device, preset_name) | {
         "metrics": evaluated,
-        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in read.splits.items()},
+        "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in few.splits.items()},
         "strings": {
             split: strings_read(predicted[split], strips.digits)
             for split, strips in readers.items()
             if strips.digits is not None
         },
         "centre_error": {split: mean(errors) for split, errors in centres.items() if len(errors)},
+        "prediction": _timed(run.model, list(few.splits.values())[-1][:TIMED]),
         "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
     }
+
+
+def _timed(model: StripModel, strips: Strips) -> dict[str, float]:
+    """How many seconds it takes to read strips once more, when everything has been used before."""
+    started = time.perf_counter()
+    read(model, strips)
+    return {"images": len(strips), "seconds": time.perf_counter() - started}
 
 
 def resolve_preset(name: str, device: torch.device) -> str:

@@ -29,6 +29,7 @@ Entry = Mapping[str, float]  # {"value", "low", "high"}
 
 SPLITS = {"train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire"}
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
+REFERENCES = ("most_common", "oracle-digit_labels")  # what brackets the systems and stands below them
 NOTHING = "–"
 EMPTY = "No records yet:"
 COMMAND = "python -m digitsum train"
@@ -164,23 +165,27 @@ def filled(text: str, tables: Mapping[str, str], where: str | Path) -> str:
 
 
 def render(records: Sequence[Record], comparison: Record | None = None) -> dict[str, str]:
-    """Every table by name, as Markdown: results, details and runs of each source; on mnist comparison, claims, peers.
+    """Every table by name, as Markdown.
 
+    Results, details, choices and runs of each source, the best on strips of unseen glyphs first and the references
+    last; of mnist also comparison, claims and peers.
     Where a source has no records, its results are a sentence that says how to make some; its other tables are empty.
     """
     tables: dict[str, str] = {}
     for source in PUBLISHED:
-        here = [record for record in records if record["source"] == source]
+        here = ranked([record for record in records if record["source"] == source])
         if here:
             tables |= {
                 f"results-{source}": _results(here),
                 f"details-{source}": _details(here),
+                f"choices-{source}": _choices(here),
                 f"runs-{source}": _runs(here),
             }
         else:
             first = next(iter(EXPERIMENTS))
             sentence = f"{EMPTY} `{COMMAND} {first} --source {source} --preset full` makes the first."
-            tables |= {f"results-{source}": sentence, f"details-{source}": "", f"runs-{source}": ""}
+            others = {f"{table}-{source}": "" for table in ("details", "choices", "runs")}
+            tables |= {f"results-{source}": sentence} | others
     on_mnist = [record for record in records if record["source"] == "mnist"]
     return tables | {
         "peers": _peers(on_mnist),
@@ -197,16 +202,19 @@ def _results(records: Sequence[Record]) -> str:
         rows.append([
             f"`{name}`" + (f"<br>{note}" if note else ""),
             REPORTED.get(name, NOTHING),
-            seeds_words(seeds),
+            f"{seeds[0]['settings']['supervision']} of {trained_on(seeds[0]):,} strips; seeds: {seeds_words(seeds)}",
             *(share_of(seeds, split) for split in ("val", "test", "unseen")),
             *(error_of(seeds, "test", measure) for measure in ("mae", "mse")),
         ])  # fmt: skip
     header = [
-        "experiment", "its report, course files (theirs)", "seeds", "validation", "test", "unseen",
+        "experiment", "its report, course files (theirs)", "learns from", "validation", "test", "unseen",
         "test MAE", "test MSE",
     ]  # fmt: skip
     strips = ", ".join(f"{n:,} {SPLITS[split]}" for split, n in records[0]["data"]["strips"].items())
-    below = f"Strips: {strips}; data `{records[0]['data']['fingerprint']}`. In brackets: 95 % intervals."
+    below = (
+        f"The best on `{_last_split(records[0])}` first, the references last. Strips: {strips}; data "
+        f"`{records[0]['data']['fingerprint']}`. In brackets: 95 % intervals."
+    )
     if any(len(seeds) > 1 for seeds in in_rows(records)):
         below += " Where there are several seeds: mean ± standard deviation over them, and the worst."
     return "\n\n".join([markdown_table(header, rows), below, *_strings(records)])
@@ -250,6 +258,23 @@ def _details(records: Sequence[Record]) -> str:
     return markdown_table(["experiment", "strips", "n", "accuracy", "floor", "ceiling", "rounded", "within 0.5"], rows)
 
 
+def _choices(records: Sequence[Record]) -> str:
+    """A row per sentence on what a report left open."""
+    rows = [[", ".join(f"`{name}`" for name in names), *words] for names, *words in left_open(records)]
+    return markdown_table(["experiment", "report", "what it left open, and what was chosen here"], rows)
+
+
+def left_open(records: Sequence[Record]) -> list[tuple[list[str], str, str]]:
+    """What each report left open, said once for all experiments of which it is the same: (names, report, sentence)."""
+    first: dict[str, Record] = {}
+    for record in records:
+        first.setdefault(record["experiment"], record)
+    said: dict[tuple[str, str], list[str]] = {}
+    for name, record in first.items():
+        said.setdefault((record["settings"]["report"], record["settings"]["left_open"]), []).append(name)
+    return [(names, report, sentence) for (report, sentence), names in said.items()]
+
+
 def _runs(records: Sequence[Record]) -> str:
     """A row per run: what it cost and on what; below them the command that makes each again."""
     rows = [
@@ -259,13 +284,13 @@ def _runs(records: Sequence[Record]) -> str:
             f"{record['settings']['epochs']}, best {record['best_epoch']}",
             f"{record['parameters']:,}",
             f"{record['seconds']['train'] / 60:.1f}",
+            _speed(record),
             hardware_words(record["hardware"]),
-            record["versions"]["torch"],
-            f"`{record['commit']}`" if record["commit"] else NOTHING,
+            (f"`{record['commit']}`, " if record["commit"] else "") + f"torch {record['versions']['torch']}",
         ]
         for record in records
     ]
-    header = ["experiment", "seed", "epochs", "parameters", "minutes", "hardware", "torch", "commit"]
+    header = ["experiment", "seed", "epochs", "parameters", "minutes", "images/s", "hardware", "code"]
     return markdown_table(header, rows) + "\n\n```bash\n" + "\n".join(map(command, records)) + "\n```"
 
 
@@ -319,7 +344,26 @@ def command(record: Record) -> str:
     return f"{COMMAND} {record['experiment']} {usual}{data_seed}{options}"
 
 
+def ranked(records: Sequence[Record]) -> list[Record]:
+    """The records of one source, row by row, the most accurate on strips of unseen glyphs first, references last."""
+
+    def rank(seeds: Sequence[Record]) -> tuple[bool, float]:
+        return seeds[0]["experiment"] in REFERENCES, -statistics.mean(_values(seeds, _last_split(seeds[0]), "accuracy"))
+
+    return [record for seeds in sorted(in_rows(records), key=rank) for record in seeds]
+
+
 # Cells
+
+
+def _last_split(record: Record) -> str:
+    return next(split for split in ("unseen", "test") if split in record["metrics"])
+
+
+def _speed(record: Record) -> str:
+    """Images read in a second; a dash where that was not measured."""
+    timed = record.get("prediction")
+    return f"{timed['images'] / timed['seconds']:,.0f}" if timed else NOTHING
 
 
 def _values(seeds: Sequence[Record], split: str, measure: str) -> list[float]:
@@ -421,7 +465,7 @@ def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) 
 
 def _trained(name: str, records: Sequence[Record], readers: Sequence[Record]) -> str:
     """A row per variant; beside those on cut digits, what others reach there."""
-    split = next(split for split in ("unseen", "test") if split in records[0]["metrics"])
+    split = _last_split(records[0])
     theirs = [
         [system, f"{learns}.", NOTHING, NOTHING, NOTHING, score] for system, learns, score, _ in PEERS_ON_CUT_DIGITS
     ]
