@@ -154,6 +154,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
             f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),
         ]),
         "augmented": settings["augment"] is not None,
+        "clean_epochs": round(settings.get("clean", 0) * settings["epochs"]),
         "note": departures(first),
         "departs": bool(first["changed"]),
         "seeds": len(seeds),
