@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,22 @@ import pytest
 import digitsum.data
 import digitsum.models.pretrained
 from digitsum.data import Data, load_data, mnist_is_there
+from digitsum.experiments import EXPERIMENTS
+from digitsum.extras import missing
 from digitsum.models import WeightsError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of experiments that need an extra which is not installed, unless DIGITSUM_EXTRAS says it must be."""
+    for item in items if not os.environ.get("DIGITSUM_EXTRAS") else ():
+        models = [marker.args[0] for marker in item.iter_markers("needs")]
+        if (call := getattr(item, "callspec", None)) and call.params.get("name") in EXPERIMENTS:
+            models.append(EXPERIMENTS[call.params["name"]].model)
+        for lack in filter(None, map(missing, models)):
+            item.add_marker(pytest.mark.skip(reason=lack))
 
 
 @pytest.fixture(scope="session")

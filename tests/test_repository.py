@@ -39,10 +39,10 @@ def python_of(cell: dict) -> ast.Module:
     return ast.parse("\n".join("pass" if line.startswith(("%", "!")) else line for line in lines))
 
 
-def required() -> dict[str, str]:
-    """The packages of requirements.txt, each with its reason."""
+def required(file: str = "requirements.txt") -> dict[str, str]:
+    """The packages that a file asks for, each with its reason."""
     entries = {}
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    for line in (ROOT / file).read_text().splitlines():
         if line and not line.startswith("#"):
             requirement, _, reason = line.partition("#")
             entries[requirement.strip()] = reason.strip()
@@ -98,7 +98,8 @@ def test_every_requirement_has_its_reason() -> None:
 
 def test_the_package_depends_on_what_it_imports() -> None:
     """pyproject.toml names the packages that src/ imports, and requirements.txt holds each with its versions."""
-    declared = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared, optional = set(project["dependencies"]), project["optional-dependencies"]
     imported = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -106,10 +107,15 @@ def test_the_package_depends_on_what_it_imports() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 imported.add(node.module.split(".")[0])
-    package_of = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    package_of = {"PIL": "pillow", "sklearn": "scikit-learn", "ultralytics": "ultralytics-opencv-headless"}
     standard = sys.stdlib_module_names
-    assert {package_of.get(name, name) for name in imported - standard - {"digitsum"}} == declared
+    packages = {package_of.get(name, name) for name in imported - standard - {"digitsum"}}
+    assert packages == declared.union(*optional.values())
     assert declared <= {re.split(r"[<>=~!]", entry)[0] for entry in required()}
+    for extra, packages in optional.items():
+        entries = required(f"requirements-{extra}.txt")
+        assert [re.split(r"[<>=~!]", entry)[0] for entry in entries] == packages
+        assert all(len(reason) >= 10 for reason in entries.values())
 
 
 def test_readme_keeps_its_promises() -> None:

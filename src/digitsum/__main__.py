@@ -18,6 +18,7 @@ from . import (
     EXPERIMENTS,
     CheckpointError,
     DataError,
+    ExtraError,
     TrainingError,
     WeightsError,
     bench,
@@ -45,7 +46,7 @@ from .tables import SPLITS, markdown_table, number, percent, renew
 from .training import pick_device
 
 EXPECTED = (
-    CheckpointError, DataError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
+    CheckpointError, DataError, ExtraError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
     WeightsError, distributed.DeviceError,
 )  # fmt: skip
 
@@ -132,7 +133,7 @@ def _reproduce(options: argparse.Namespace) -> int:
                 row.experiment, data, seed=row.seed, device=options.device, preset_name=options.preset,
                 on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
             )  # fmt: skip
-        except (DataError, TrainingError, WeightsError) as error:  # the others do not depend on it
+        except (DataError, ExtraError, TrainingError, WeightsError) as error:  # the others do not depend on it
             faults.append(f"{row.experiment} seed {row.seed}: {error}")
             continue
         accuracy = percent(record["metrics"]["val"]["accuracy"])
@@ -165,7 +166,7 @@ def _predict(options: argparse.Namespace) -> int:
     for path in options.images:
         strips = read_strips(path)
         predicted = predictions(model, strips)
-        likely = np.exp(sum_log_probabilities(model, strips)) if predicted.readings else None
+        likely = np.exp(sum_log_probabilities(model, strips)) if hasattr(model.objective, "distribution") else None
         for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
             line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
             if likely is not None:

@@ -13,6 +13,7 @@ from scipy import stats
 from .checkpoints import CheckpointError, load_checkpoint, write_json
 from .data import Data
 from .evaluation import Predictions, mean, read
+from .extras import ExtraError
 from .runs import folder_name, provenance
 from .training import pick_device
 
@@ -25,7 +26,8 @@ def compare(
     """Read `unseen` (`test` where there is none) with every published full run, and compare each with the next best.
 
     Returns the record, also written to results/<source>/comparison.json: `systems` in the order of their accuracy,
-    `pairs` of neighbours (see `pair`), and `left_out`, weights trained on other data and why they are out.
+    `pairs` of neighbours (see `pair`), and `left_out`, weights trained on other data or of a
+    model that needs what is not installed, and why they are out.
     """
     started = time.perf_counter()
     chosen = pick_device(device)
@@ -34,7 +36,11 @@ def compare(
     folder = Path(models) / folder_name(data.source, "full")
     systems, predicted, left_out = [], {}, {}
     for path in sorted(folder.glob("*.safetensors")):
-        model = load_checkpoint(path, chosen)
+        try:
+            model = load_checkpoint(path, chosen)
+        except ExtraError as error:
+            left_out[path.stem] = str(error)
+            continue
         if model.metadata["data"] != data.fingerprint:
             left_out[path.stem] = "trained on other data"
             continue

@@ -18,7 +18,7 @@ from .cuts import cut
 from .data import Data
 from .likelihood import Reading
 from .models import StripModel
-from .objectives import NUM_SUMS, SumLikelihood
+from .objectives import NUM_SUMS
 from .training import EVALUATION_BATCH, keep_freed_memory, to_input
 
 CONFIDENCE = 0.95
@@ -67,7 +67,7 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
         predicted = model.objective.values(batch)
         values.append(predicted.double().cpu().numpy())
         sums.append(model.objective.whole(predicted).cpu().numpy())
-        if isinstance(model.objective, SumLikelihood):
+        if hasattr(model.objective, "read"):
             readings += model.objective.read(batch)
     return Predictions(
         np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]), readings

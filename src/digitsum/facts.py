@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import plots
+from . import extras, plots
 from .claims import judged
 from .compose import GLYPH, HEIGHT, MAX_GAP, MIN_GAP, WIDTH
 from .data import STRIPS
@@ -328,7 +328,7 @@ def _tables_of_layers(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str
     """The tables of layers of all networks but those that are the same up to the output, and of none without one."""
     tables: dict[str, dict[str, Any]] = {}
     for name, system in systems.items():
-        if name in EXPERIMENTS and system["model"] in MODELS:
+        if name in EXPERIMENTS and system["model"] in MODELS.keys() - extras.MODELS:
             rows = _layers(name)
             if len(rows) > 1:
                 tables.setdefault(json.dumps(rows[:-1]), {"name": name, "rows": rows})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .boxes import BINS, detection_loss, find
 from .compose import MAX_SUM
 from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distribution, sum_log_likelihood
 
@@ -22,6 +25,10 @@ class _Objective(ABC):
     def sums(self, outputs: Tensor) -> Tensor:
         """Predicted sums (N,)."""
         return self.whole(self.values(outputs))
+
+    def truth(self, targets: Tensor) -> Tensor:
+        """The true sums (N,) of a batch's targets: the targets themselves, where training sees sums."""
+        return targets
 
     def whole(self, values: Tensor) -> Tensor:
         """The predicted sums (N,) that real-valued predictions (N,) stand for."""
@@ -129,8 +136,67 @@ class SumLikelihood(_Objective):
         return read_strings(outputs, self.count)
 
 
-Objective = Regression | Classification | SumLikelihood  # and their kinds
+@dataclass(frozen=True)
+class Boxes(_Objective):
+    """A box around each digit, trained with YOLO's loss on the true ones; the `count` most confident are added up."""
+
+    name: str = "boxes"
+    outputs: int = 4 * BINS + 10
+    count: int = 4
+
+    def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
+        """The detector's loss. Shapes: outputs (N, A, 74), targets (N, K, 3) as `boxes.boxed` gives them."""
+        return detection_loss(outputs, targets)
+
+    def truth(self, targets: Tensor) -> Tensor:
+        """The true sums (N,)."""
+        return targets[:, :, 0].sum(dim=1)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """The sum (N,) of the digits found, as a float."""
+        return torch.stack([found.digits.sum() for found in find(outputs, self.count)]).to(outputs.dtype)
+
+    def read(self, outputs: Tensor) -> list[Reading]:
+        """The digits found in each strip, with their columns and the product of their confidences."""
+        return [
+            Reading(each.digits.tolist(), each.columns.round().int().tolist(), each.confidence.prod().item())
+            for each in find(outputs, self.count)
+        ]
+
+
+@dataclass(frozen=True)
+class Text(_Objective):
+    """Digits that were read already: outputs (N, T, 11), the largest of which says nothing or the digit at a place.
+
+    There is nothing to train, and so no loss. A strip where nothing is read has the sum 0.
+    """
+
+    name: str = "text"
+    outputs: int = SYMBOLS
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """The sum (N,) of the digits, as a float."""
+        return (outputs.argmax(dim=2) - 1).clamp(min=0).sum(dim=1).to(outputs.dtype)
+
+    def whole(self, values: Tensor) -> Tensor:
+        """The values (N,), at most 36: a text may have more digits than the strip."""
+        return values.clamp(max=MAX_SUM).long()
+
+    def read(self, outputs: Tensor) -> list[Reading]:
+        """The digits of each text; nothing is known of where they stand or how likely they are."""
+        return [Reading([s - 1 for s in row if s], [], math.nan) for row in outputs.argmax(dim=2).tolist()]
+
+
+Objective = Regression | Classification | SumLikelihood | Boxes | Text  # and their kinds
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
-    for objective in (Regression(), Classification(), SumLikelihood(), AdditiveRegression(), ExpectedSum())
+    for objective in (
+        Regression(),
+        Classification(),
+        SumLikelihood(),
+        AdditiveRegression(),
+        ExpectedSum(),
+        Boxes(),
+        Text(),
+    )
 }

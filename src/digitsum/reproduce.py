@@ -34,7 +34,7 @@ def seeds_of(name: str, given: Sequence[int] | None = None) -> Sequence[int]:
     Of what does not depend on the seed one run is enough, and unless seeds are given also of networks that start from
     published weights, which take hours.
     """
-    if name == "most_common" or (given is None and EXPERIMENTS[name].weights):
+    if name == "most_common" or not EXPERIMENTS[name].epochs or (given is None and EXPERIMENTS[name].weights):
         return (given or SEEDS)[:1]
     return given or (SEEDS_OF_REPORT_C if "C" in EXPERIMENTS[name].report.split(", ") else SEEDS)
 
@@ -61,7 +61,11 @@ def plan(
         wanted = preset(EXPERIMENTS[name], preset_name)
         accepted = [wanted, replace(wanted, weights=None)] if from_scratch else [wanted]
         records = [record for path in sorted(folder.glob(f"{name}-seed*.json")) if (record := _read(path))]
-        costs = [record["seconds"]["train"] / 60 / len(record["history"]) / trained_on(record) for record in records]
+        costs = [
+            record["seconds"]["train"] / 60 / len(record["history"]) / trained_on(record)
+            for record in records
+            if record["history"]
+        ]
         minutes = statistics.median(costs) * wanted.epochs * len(data.train[: wanted.train_limit]) if costs else None
         for seed in seeds_of(name, seeds):
             why = "no record"

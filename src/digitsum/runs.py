@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import distributed
+from . import distributed, extras
 from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
-from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, read, strings_read
+from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, metrics, read, strings_read
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import StripModel, WeightsError
 from .stream import CHUNK, StripStream
 from .training import Run, build, has_bfloat16, pick_device, train
 
+FIRST = 10_000  # training strips whose metrics report E's OCR has too
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
 TIMED = 1_000  # strips whose prediction is timed
 
@@ -78,8 +79,13 @@ def run_experiment(
     run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
     record = record_of(name, EXPERIMENTS[name], run, data, chosen, preset_name)
+    record["versions"] |= extras.versions(experiment.model)
     if distributed.rank() > 0:
         return record | {"checkpoint": "left to the first process"}
+    if not run.history:
+        record["checkpoint"] = "nothing was trained, so there are no weights to save"
+        write_record(record, record_path)
+        return record
     kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
     about = {key: record[key] for key in kept} | {
         "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
@@ -109,7 +115,7 @@ def record_of(
         for split, strips in readers.items()
         if strips.corners is not None and run.model.stride is not None
     }
-    return _record(name, usual, run, data, device, preset_name) | {
+    record = _record(name, usual, run, data, device, preset_name) | {
         "metrics": evaluated,
         "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in few.splits.items()},
         "strings": {
@@ -121,6 +127,18 @@ def record_of(
         "prediction": _timed(run.model, list(few.splits.values())[-1][:TIMED]),
         "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
     }
+    if not run.history:  # report E's OCR: into how many digits it takes a strip apart, and as many strips as it counts
+        record["digits_read"] = {split: _lengths(predicted[split]) for split in readers}
+        if len(few.train) >= FIRST:
+            first = Predictions(predicted["train"].values[:FIRST], predicted["train"].sums[:FIRST])
+            evaluated["first_10000"] = metrics(first, few.train.sums[:FIRST])
+    return record
+
+
+def _lengths(predicted: Predictions) -> dict[str, int]:
+    """How many strips were read as so many digits."""
+    lengths = [len(reading.digits) for reading in predicted.readings]
+    return {str(length): lengths.count(length) for length in sorted(set(lengths))}
 
 
 def _timed(model: StripModel, strips: Strips) -> dict[str, float]:
@@ -136,11 +154,16 @@ def resolve_preset(name: str, device: torch.device) -> str:
 
 
 def find_checkpoints(source: str, preset_name: str = "full", models: str | Path = "models") -> dict[str, Path | None]:
-    """Every experiment's published weights for a source: those of the preset, else of a quick run, else None."""
+    """Every experiment's published weights for a source: those of the preset, else of a quick run, else None.
+
+    None also where the model needs something that is not installed here.
+    """
     folders = [Path(models) / folder_name(source, name) for name in dict.fromkeys((preset_name, "full", "quick"))]
     return {
         name: next((path for folder in folders if (path := folder / f"{name}.safetensors").exists()), None)
-        for name in EXPERIMENTS
+        if not extras.missing(experiment.model)
+        else None
+        for name, experiment in EXPERIMENTS.items()
     }
 
 

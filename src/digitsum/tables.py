@@ -27,7 +27,10 @@ from .studies import READER, STUDIES, variants_of
 
 Entry = Mapping[str, float]  # {"value", "low", "high"}
 
-SPLITS = {"train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire"}
+SPLITS = {
+    "train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire",
+    "first_10000": "first 10,000",
+}  # fmt: skip
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
 REFERENCES = ("most_common", "oracle-digit_labels")  # what brackets the systems and stands below them
 NOTHING = "–"
@@ -48,6 +51,8 @@ REPORTED = {
     "cnn_attention_between-regression": "E: validation 70.95 %, train 93.09 %",
     "vgg16_frozen-regression": "C: no better than its CNN",
     "vit-regression": "E: 6.4 %",
+    "ocr": "E: 7.8 % of 10,000",
+    "yolo-boxes_digit_labels": "E: finds no digits",
 }
 
 # What other public systems reach, as they state it: (system, learns from, accuracy, parameters).
@@ -408,7 +413,7 @@ def seeds_words(seeds: Sequence[Record]) -> str:
 def departures(record: Record) -> str:
     """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
     supervision = record["settings"]["supervision"]
-    words = [f"trained with {supervision}"] if supervision != "sums" else []
+    words = {"sums": [], "nothing": ["not trained"]}.get(supervision, [f"trained with {supervision}"])
     words += [f"from {record['weights']}"] if record["weights"] != "none" else []
     start = "random start" if record["trained_parameters"] == record["parameters"] else "frozen as drawn at random"
     for key, (theirs, ours) in record["changed"].items():

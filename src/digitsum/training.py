@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
 from . import distributed
+from .boxes import boxed
 from .checkpoints import load_state, save_state
 from .compose import Strips
 from .cuts import cut
@@ -111,19 +112,24 @@ def train(
 
     Where `state_path` is given, the state is kept there after every epoch, and a run that was interrupted goes on from
     it: on the CPU to the very same weights, since the order of the data and every random draw depend on seed and epoch
-    alone. Raises `TrainingError` when the loss stops being finite.
+    alone. A model with nothing to train comes back as it is, with an empty history. Raises `TrainingError` when the
+    loss stops being finite.
     """
     if isinstance(experiment, str):
         experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
     keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
+    if not any(p.requires_grad for p in model.parameters()):
+        return Run(experiment, seed, model.eval(), last=_weights(model))
     strips: Strips | StripStream = data.train[: experiment.train_limit]
     choose = data.val
     if isinstance(strips, Strips):
         strips = strips[np.tile(np.arange(len(strips)), experiment.passes)]
         if model.reads_cuts:
             strips, choose = cut(strips), cut(choose)
+        elif model.reads_boxes:
+            strips, choose = boxed(strips), boxed(choose)
     sizes, parts = strips.sizes if isinstance(strips, StripStream) else [len(strips)], _parts(strips, device)
     val_images, val_sums = (distributed.mine(tensor) for tensor in resident(choose, device))
     steps = sum(_steps(size, experiment.batch_size) for size in sizes)
@@ -219,7 +225,7 @@ def train_epoch(
         losses[step] = loss.detach() * len(sums)
         n += size
         if step % ACCURACY_EVERY == 0:
-            correct += (objective.sums(outputs.detach()) == sums).sum()
+            correct += (objective.sums(outputs.detach()) == objective.truth(sums)).sum()
             counted += size
         bar.update()
         if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
@@ -295,6 +301,7 @@ def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float
             outputs = model(to_input(batch))
         outputs = outputs.float()
         loss = loss + objective.loss(outputs, truth) * len(truth)
+        truth = objective.truth(truth)
         values = objective.values(outputs)
         correct = correct + (objective.whole(values) == truth).sum()
         error = error + (values - truth).abs().sum()

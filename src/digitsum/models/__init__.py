@@ -14,8 +14,10 @@ from .pooled_reader import PooledReader
 from .pretrained import WeightsError
 from .reader import Reader
 from .resnet50 import ResNet50
+from .tesseract import Tesseract
 from .vgg16_frozen import VGG16Frozen
 from .vit import ViT
+from .yolo import Yolo
 
 MODELS: dict[str, Callable[..., StripModel]] = {
     "baseline_cnn": BaselineCNN,
@@ -28,6 +30,8 @@ MODELS: dict[str, Callable[..., StripModel]] = {
     "digit_cnn": DigitCNN,
     "pooled_reader": PooledReader,
     "cut_digits": CutDigits,
+    "tesseract": Tesseract,
+    "yolo": Yolo,
 }
 
 __all__ = ["MODELS", "StripModel", "WeightsError"]

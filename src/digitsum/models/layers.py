@@ -14,6 +14,7 @@ class StripModel(nn.Module):
 
     width: int | None = None  # of the strips it takes, in columns; None: any
     reads_cuts = False  # whether it is trained on, and reads, single digits cut out where they are known to be
+    reads_boxes = False  # whether it is trained with the box and the label of every digit
     stride: int | None = None  # pixels between the columns of a reader, whose first looks at pixel 0; None: no columns
     objective: Any
     metadata: dict[str, Any]

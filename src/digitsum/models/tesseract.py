@@ -1,0 +1,76 @@
+"""Report E's OCR: the program tesseract, as it comes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from ..extras import require
+from .layers import StripModel
+
+
+class Tesseract(StripModel):
+    """What tesseract reads in a strip, told that it is one line of digits; nothing is trained.
+
+    Shapes: images (N, 1, 40, W) -> (N, T, outputs), a one for "nothing" or the digit at each place of the text; T are
+    the digits of the longest text. Strips are given as a page would look, dark on white, `enlarge` times as large and
+    with a `border` in pixels of the strip; `mode` is tesseract's page segmentation mode, 7 a single line of text. All
+    three were chosen on validation strips. Raises `ExtraError` where it is not installed.
+    """
+
+    def __init__(self, outputs: int, mode: int = 7, enlarge: int = 2, border: int = 10) -> None:
+        super().__init__()
+        require("tesseract")
+        self.outputs, self.mode, self.enlarge, self.border = outputs, mode, enlarge, border
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # holds no number, only the device
+
+    def forward(self, images: Tensor) -> Tensor:
+        strips = (255 * images[:, 0]).round().byte().cpu().numpy()  # (N, 40, W)
+        texts = texts_of([page(strip, self.enlarge, self.border) for strip in strips], self.mode)
+        outputs = torch.zeros(len(texts), max([1, *map(len, texts)]), self.outputs)
+        outputs[:, :, 0] = 0.5  # nothing, unless there is a digit
+        for row, text in zip(outputs, texts, strict=True):
+            for place, digit in enumerate(text):
+                row[place, 1 + int(digit)] = 1
+        return outputs.to(images.device)  # (N, T, outputs)
+
+
+def page(strip: np.ndarray, enlarge: int, border: int) -> Image.Image:
+    """A strip (40, W) uint8, light on black, as dark ink on a larger white page."""
+    image = ImageOps.expand(Image.fromarray(strip), border)
+    return ImageOps.invert(image.resize((enlarge * image.width, enlarge * image.height), Image.Resampling.BICUBIC))
+
+
+def texts_of(pages: list[Image.Image], mode: int) -> list[str]:
+    """The digits that tesseract reads on each page, "" where it reads none.
+
+    It is started once for all pages, by a file that lists theirs: starting it takes longer than reading a strip.
+    """
+    import pytesseract
+
+    # its threads cost more than they gain on images so small
+    threads = os.environ.get("OMP_THREAD_LIMIT")
+    os.environ["OMP_THREAD_LIMIT"] = "1"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder, f"{number}.pgm") for number in range(len(pages))]
+            for path, image in zip(paths, pages, strict=True):
+                image.save(path)
+            listed = Path(folder, "pages.txt")
+            listed.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+            options = f"--psm {mode} --oem 1 -c tessedit_char_whitelist=0123456789"
+            texts = pytesseract.image_to_string(str(listed), config=options).split("\f")
+    finally:
+        if threads is None:
+            del os.environ["OMP_THREAD_LIMIT"]
+        else:
+            os.environ["OMP_THREAD_LIMIT"] = threads
+    if len(texts) != len(pages) + 1 or texts[-1].strip():  # a form feed ends each page
+        raise RuntimeError(f"tesseract read {len(texts) - 1} of {len(pages)} pages")
+    return ["".join(filter(str.isdigit, text)) for text in texts[:-1]]
