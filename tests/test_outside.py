@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from digitsum.evaluation import predictions, read
 from digitsum.experiments import EXPERIMENTS
 from digitsum.extras import ExtraError
 from digitsum.models import MODELS
-from digitsum.models.tesseract import page, texts_of
+from digitsum.models.tesseract import page
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import find_checkpoints, run_experiment
 from digitsum.training import build, train
@@ -58,12 +59,13 @@ def test_print_is_read_and_pages_are_kept_apart():
     assert not len(predictions(build(EXPERIMENTS[OCR]), strips[:0]).sums)
 
 
-@needs_tesseract
-def test_tesseract_is_told_what_to_look_for_and_its_threads_are_ours_again(monkeypatch):
-    """Letters are no digits; a page in words stays without any that are not."""
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "3")
-    assert texts_of([page(strip, 2, 10) for strip in printed("4 7 1 3")], mode=7) == ["4713"]
-    assert os.environ["OMP_THREAD_LIMIT"] == "3"
+def test_the_environment_is_as_it_was(monkeypatch):
+    monkeypatch.setenv("DIGITSUM_TEST", "before")
+    before = dict(os.environ)
+    with pytest.raises(KeyError), extras.environment(DIGITSUM_TEST="within", DIGITSUM_OTHER="new"):
+        assert (os.environ["DIGITSUM_TEST"], os.environ["DIGITSUM_OTHER"]) == ("within", "new")
+        raise KeyError
+    assert dict(os.environ) == before
 
 
 def test_a_page_is_the_strip_dark_on_white_and_larger():
@@ -244,7 +246,5 @@ def test_weights_of_what_is_not_installed_are_passed_over(tmp_path, monkeypatch)
 
 def test_nothing_of_them_is_imported_before_it_is_needed():
     """They are heavy, and one is under another licence."""
-    import subprocess
-
     code = "import sys, digitsum.__main__; assert not {'pytesseract', 'ultralytics', 'cv2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

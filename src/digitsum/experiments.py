@@ -164,7 +164,7 @@ _further = [
         left_open="The report runs a YOLO with weights for its own 80 categories; none of them is a digit, so it can "
         "find none, and there is nothing to measure. Here the smallest YOLOv8 is trained from a random start with a "
         "box and a label for every digit; the four most confident are added up. Every setting was chosen here.",
-        epochs=10, optimizer="adamw", lr=2e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.1, crop=True,
+        epochs=20, optimizer="adamw", lr=2e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.1, crop=True,
         supervision="digit labels and boxes",
     ),
 ]  # fmt: skip

@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -51,6 +53,18 @@ def versions(model: str) -> dict[str, str]:
     return {}
 
 
+@contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """Change environment variables for a while, and put all of them back."""
+    before = dict(os.environ)
+    os.environ |= changes
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
 def import_ultralytics() -> None:
     """Import ultralytics so that it asks no network, installs and reports nothing, and leaves no settings behind.
 
@@ -60,12 +74,9 @@ def import_ultralytics() -> None:
     """
     require("yolo")
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
-    environment, save = dict(os.environ), torch.save
-    with tempfile.TemporaryDirectory() as folder, np.printoptions():
-        os.environ["YOLO_CONFIG_DIR"] = folder
+    save = torch.save
+    with tempfile.TemporaryDirectory() as folder, environment(YOLO_CONFIG_DIR=folder), np.printoptions():
         import ultralytics.nn.tasks
         import ultralytics.utils.loss  # noqa: F401
     torch.save = save
     torch.set_printoptions(profile="default")
-    os.environ.clear()
-    os.environ |= environment

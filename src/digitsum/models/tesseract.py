@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from ..extras import require
+from ..extras import environment, require
 from .layers import StripModel
 
 
@@ -55,22 +54,14 @@ def texts_of(pages: list[Image.Image], mode: int) -> list[str]:
     import pytesseract
 
     # its threads cost more than they gain on images so small
-    threads = os.environ.get("OMP_THREAD_LIMIT")
-    os.environ["OMP_THREAD_LIMIT"] = "1"
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder, f"{number}.pgm") for number in range(len(pages))]
-            for path, image in zip(paths, pages, strict=True):
-                image.save(path)
-            listed = Path(folder, "pages.txt")
-            listed.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
-            options = f"--psm {mode} --oem 1 -c tessedit_char_whitelist=0123456789"
-            texts = pytesseract.image_to_string(str(listed), config=options).split("\f")
-    finally:
-        if threads is None:
-            del os.environ["OMP_THREAD_LIMIT"]
-        else:
-            os.environ["OMP_THREAD_LIMIT"] = threads
-    if len(texts) != len(pages) + 1 or texts[-1].strip():  # a form feed ends each page
-        raise RuntimeError(f"tesseract read {len(texts) - 1} of {len(pages)} pages")
-    return ["".join(filter(str.isdigit, text)) for text in texts[:-1]]
+    with tempfile.TemporaryDirectory() as folder, environment(OMP_THREAD_LIMIT="1"):
+        paths = [Path(folder, f"{number}.pgm") for number in range(len(pages))]
+        for path, image in zip(paths, pages, strict=True):
+            image.save(path)
+        listed = Path(folder, "pages.txt")
+        listed.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        options = f"--psm {mode} --oem 1 -c tessedit_char_whitelist=0123456789"
+        texts = pytesseract.image_to_string(str(listed), config=options).split("\f")
+    if len(texts) != len(pages):  # a form feed stands between two pages, also empty ones
+        raise RuntimeError(f"tesseract gave {len(texts)} texts for {len(pages)} pages")
+    return ["".join(filter(str.isdigit, text)) for text in texts]
