@@ -411,7 +411,7 @@ def test_renewing_changes_only_what_stands_between_the_markers_and_only_once(tmp
     [
         ("<!-- table:nonsense -->\n<!-- /table:nonsense -->\n", "'nonsense', which is no table"),
         ("no markers", "no place for results-mnist"),
-        (page("results-mnist", "details-mnist", "runs-mnist"), "no place for peers"),
+        (page("results-mnist", "details-mnist", "choices-mnist", "runs-mnist"), "no place for peers"),
         (page() + "\n<!-- table:peers -->\n", "one <!-- table:peers -->"),
         (page().replace("<!-- /table:peers -->", ""), "one <!-- /table:peers -->"),
         (page().replace("<!-- table:peers -->", ""), "one <!-- table:peers -->"),
