@@ -396,7 +396,7 @@ def _runs(records: Sequence[Record]) -> str:
             str(record["seed"]),
             f"{record['settings']['epochs']}, best {record['best_epoch']}",
             f"{record['parameters']:,}",
-            f"{record['seconds']['train'] / 60:.1f}",
+            f"{record['seconds']['train' if record['history'] else 'total'] / 60:.1f}",
             hardware_words(record["hardware"]),
             record["versions"]["torch"],
             f"`{record['commit']}`" if record["commit"] else NOTHING,
