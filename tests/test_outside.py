@@ -29,7 +29,8 @@ from digitsum.models import MODELS
 from digitsum.models.tesseract import page
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import find_checkpoints, run_experiment
-from digitsum.training import build, train
+from digitsum.stream import streamed
+from digitsum.training import TrainingError, build, train
 
 OCR, YOLO = "ocr", "yolo-boxes_digit_labels"
 needs_tesseract, needs_yolo = pytest.mark.needs("tesseract"), pytest.mark.needs("yolo")
@@ -77,6 +78,7 @@ def test_a_page_is_the_strip_dark_on_white_and_larger():
     assert made.mean() == pytest.approx(255 * (1 - 200 / (48 * 176)), rel=0.01)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=5))
 def test_texts_are_added_up_and_brought_into_range(texts):
     outputs = torch.zeros(len(texts), 6, 11)
@@ -147,7 +149,7 @@ def test_a_box_over_a_surer_one_counts_once_whatever_its_digit(digits):
     assert len(find(outputs, 1)[0].digits) == 1 and len(find(outputs, 400)[0].digits) < outputs.shape[1]
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 12))
 def test_cells_cover_a_strip_of_any_width(units):
     outputs = torch.zeros(1, 42 * units, 4 * BINS + 10)
@@ -209,6 +211,12 @@ def test_strips_of_unknown_digits_have_no_boxes(tiny):
     assert boxed(tiny.val).sums.shape == (16, 4, 3)
     with pytest.raises(DataError, match="mnist or digits"):
         boxed(Strips(tiny.val.images, tiny.val.sums))
+
+
+@pytest.mark.parametrize("name", ["oracle-digit_labels", YOLO])
+def test_a_stream_has_no_boxes(name, tiny):
+    with pytest.raises(TrainingError, match="stream"):
+        train(name, streamed(tiny, 64), device="cpu", progress=False)
 
 
 # Where they are not installed

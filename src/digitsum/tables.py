@@ -288,7 +288,7 @@ def _runs(records: Sequence[Record]) -> str:
             str(record["seed"]),
             f"{record['settings']['epochs']}, best {record['best_epoch']}",
             f"{record['parameters']:,}",
-            f"{record['seconds']['train'] / 60:.1f}",
+            f"{record['seconds']['train' if record['history'] else 'total'] / 60:.1f}",
             _speed(record),
             hardware_words(record["hardware"]),
             (f"`{record['commit']}`, " if record["commit"] else "") + f"torch {record['versions']['torch']}",

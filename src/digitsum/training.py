@@ -130,6 +130,8 @@ def train(
             strips, choose = cut(strips), cut(choose)
         elif model.reads_boxes:
             strips, choose = boxed(strips), boxed(choose)
+    elif model.reads_cuts or model.reads_boxes:
+        raise TrainingError(f"{experiment.name} learns from digits' places, which a stream of strips does not tell")
     sizes, parts = strips.sizes if isinstance(strips, StripStream) else [len(strips)], _parts(strips, device)
     val_images, val_sums = (distributed.mine(tensor) for tensor in resident(choose, device))
     steps = sum(_steps(size, experiment.batch_size) for size in sizes)
