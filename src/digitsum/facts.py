@@ -32,6 +32,7 @@ from .tables import (
     departures,
     error_of,
     hardware_words,
+    learned_from,
     left_open,
     seeds_words,
     share_of,
@@ -149,6 +150,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "report": settings["report"],
         "learns_from": settings["supervision"],
         "trained_on": f"{trained_on(first):,}",
+        "learned": learned_from(first),
         "settings": ", ".join([
             f"{settings['optimizer']} at {settings['lr']:g}", f"batches of {settings['batch_size']}",
             f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),

@@ -207,7 +207,7 @@ def _results(records: Sequence[Record]) -> str:
         rows.append([
             f"`{name}`" + (f"<br>{note}" if note else ""),
             REPORTED.get(name, NOTHING),
-            f"{seeds[0]['settings']['supervision']} of {trained_on(seeds[0]):,} strips; seeds: {seeds_words(seeds)}",
+            f"{learned_from(seeds[0])}; seeds: {seeds_words(seeds)}",
             *(share_of(seeds, split) for split in ("val", "test", "unseen")),
             *(error_of(seeds, "test", measure) for measure in ("mae", "mse")),
         ])  # fmt: skip
@@ -410,6 +410,12 @@ def seeds_words(seeds: Sequence[Record]) -> str:
     return str(len(seeds)) + (f", collapsed: {', '.join(collapsed)}" if collapsed else "")
 
 
+def learned_from(record: Record) -> str:
+    """What a run saw besides the images, and of how many strips, in words."""
+    supervision = record["settings"]["supervision"]
+    return supervision if supervision == "nothing" else f"{supervision} of {trained_on(record):,} strips"
+
+
 def departures(record: Record) -> str:
     """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
     supervision = record["settings"]["supervision"]
@@ -423,6 +429,8 @@ def departures(record: Record) -> str:
             words.append(f"{start} instead of {theirs}" if ours is None else f"instead of {theirs or 'at random'}")
         elif key == "train_limit":
             words.append(f"{'all' if ours is None else f'the first {ours:,}'} training strips")
+        elif key == "evaluate_limit":
+            words.append(f"measured on {'all' if ours is None else f'the first {ours:,}'} strips of each split")
         else:
             words.append(f"{key} {ours} instead of {theirs}")
     return "; ".join(words)
