@@ -87,13 +87,14 @@ def test_train_evaluate_predict(workplace, capsys):
 
 
 def test_settings_can_be_given(capsys):
-    options = ["--epochs", "2", "--batch-size", "16", "--lr", "0.0005", "--train-limit", "32"]
+    options = ["--epochs", "2", "--batch-size", "16", "--lr", "0.0005", "--train-limit", "32", "--evaluate-limit", "8"]
     assert main(["train", NAME, *SMOKE, *options]) == 0
     assert re.findall(rf"^{NAME}: (\w+) is (\S+) ", capsys.readouterr().out, re.MULTILINE) == [
         ("epochs", "2"),
         ("batch_size", "16"),
         ("lr", "0.0005"),
         ("train_limit", "32"),
+        ("evaluate_limit", "8"),
     ]
 
 

@@ -72,7 +72,7 @@ def _train_here(options: argparse.Namespace) -> int:
     with distributed.first_alone():
         data = load()
     print(data.reason)
-    given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit")}
+    given = {key: getattr(options, key) for key in ("epochs", "batch_size", "lr", "train_limit", "evaluate_limit")}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if options.stream:
         changes["train_limit"] = None  # which a preset may have set
@@ -320,6 +320,7 @@ def _parser() -> argparse.ArgumentParser:
     amount.add_argument(
         "--stream", type=_positive, metavar="N", help="train on N strips composed on the fly, never all in memory"
     )
+    train.add_argument("--evaluate-limit", type=_positive, help="measure on only so many strips of each split")
     train.add_argument(
         "--weights", choices=["none", *ResNet50_Weights.__members__],
         help="published weights to start from, in place of the experiment's own",
