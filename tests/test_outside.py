@@ -69,12 +69,13 @@ def test_the_environment_is_as_it_was(monkeypatch):
     assert dict(os.environ) == before
 
 
-def test_a_page_is_the_strip_dark_on_white_and_larger():
+def test_a_page_is_the_strip_dark_on_white_at_its_scale():
     strip = np.zeros((40, 168), np.uint8)
     strip[10:30, 50:60] = 255
-    made = np.array(page(strip, enlarge=3, border=4))
+    made = np.array(page(strip, scale=3, border=4))
     assert made.shape == (3 * 48, 3 * 176) and (made[0] == 255).all() and (made[:, 0] == 255).all()
     assert (made[3 * 16 : 3 * 32, 3 * 56 : 3 * 62] == 0).all()
+    assert page(strip, 0.75, 10).size == (141, 45)
     assert made.mean() == pytest.approx(255 * (1 - 200 / (48 * 176)), rel=0.01)
 
 
@@ -223,23 +224,23 @@ def test_a_stream_has_no_boxes(name, tiny):
 
 
 @pytest.mark.parametrize(
-    ("name", "package", "program", "words"),
+    ("experiment", "package", "program", "words"),
     [
         (OCR, None, "tesseract", "pip install -r requirements-ocr.txt"),
         (OCR, "pytesseract", None, "apt-get install tesseract-ocr"),
         (YOLO, None, None, "pip install -r requirements-yolo.txt"),
     ],
 )
-def test_what_is_missing_is_one_line(name, package, program, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(extras, "find_spec", lambda name: package)
-    monkeypatch.setattr(shutil, "which", lambda name: program)
+def test_what_is_missing_is_one_line(experiment, package, program, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extras, "find_spec", lambda module: package)
+    monkeypatch.setattr(shutil, "which", lambda command: program)
     monkeypatch.chdir(tmp_path)
-    assert main(["train", name, "--source", "digits", "--preset", "smoke"]) == 1
+    assert main(["train", experiment, "--source", "digits", "--preset", "smoke"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("digitsum: ") and words in said[0]
     assert not list(tmp_path.iterdir())
     with pytest.raises(ExtraError, match="install"):
-        MODELS[EXPERIMENTS[name].model](11)
+        MODELS[EXPERIMENTS[experiment].model](11)
 
 
 def test_weights_of_what_is_not_installed_are_passed_over(tmp_path, monkeypatch):

@@ -108,7 +108,6 @@ def _criterion(device: torch.device, classes: int) -> Any:
     from ultralytics.utils.loss import v8DetectionLoss
 
     head = SimpleNamespace(stride=torch.tensor(STRIDES, device=device), nc=classes, reg_max=BINS)
-    model: Any = SimpleNamespace(
-        model=[head], args=DEFAULT_CFG, parameters=lambda: iter([torch.empty(0, device=device)])
-    )
-    return v8DetectionLoss(model)
+    parameter = torch.empty(0, device=device)
+    facts: Any = SimpleNamespace(model=[head], args=DEFAULT_CFG, parameters=lambda: iter([parameter]))
+    return v8DetectionLoss(facts)

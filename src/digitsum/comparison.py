@@ -26,8 +26,8 @@ def compare(
     """Read `unseen` (`test` where there is none) with every published full run, and compare each with the next best.
 
     Returns the record, also written to results/<source>/comparison.json: `systems` in the order of their accuracy,
-    `pairs` of neighbours (see `pair`), and `left_out`, weights trained on other data or of a
-    model that needs what is not installed, and why they are out.
+    `pairs` of neighbours (see `pair`), and `left_out`, weights trained on other data, or of a model that needs
+    what is not installed, and why they are out.
     """
     started = time.perf_counter()
     chosen = pick_device(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +45,9 @@ def require(model: str) -> None:
 
 
 def versions(model: str) -> dict[str, str]:
-    """The versions of what a model needs besides the project's own packages; empty for most."""
+    """The versions of what a model that was built needs besides the project's own packages; empty for most."""
     if model == "yolo":
-        return {"ultralytics": version("ultralytics-opencv-headless")}
+        return {"ultralytics": sys.modules["ultralytics"].__version__}  # of whichever package it came with
     if model == "tesseract":
         said = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=True).stdout
         return {"pytesseract": version("pytesseract"), "tesseract": said.split()[1]}
