@@ -240,7 +240,7 @@ def test_what_is_missing_is_one_line(experiment, package, program, words, tmp_pa
     assert len(said) == 1 and said[0].startswith("digitsum: ") and words in said[0]
     assert not list(tmp_path.iterdir())
     with pytest.raises(ExtraError, match="install"):
-        MODELS[EXPERIMENTS[experiment].model](11)
+        MODELS[EXPERIMENTS[experiment].model](74, **EXPERIMENTS[experiment].model_args)
 
 
 def test_weights_of_what_is_not_installed_are_passed_over(tmp_path, monkeypatch):

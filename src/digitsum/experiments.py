@@ -157,7 +157,7 @@ _further = [
         "tesseract", "text", label="ocr", report="E",
         left_open="The report names pytesseract, and that the digits read are summed; how strips are brought to it was "
         "left open: see Tesseract, with settings chosen on validation strips. Where nothing is read, the sum is 0.",
-        epochs=0, supervision="nothing",
+        model_args={"mode": 7, "scale": 0.75, "border": 10}, epochs=0, supervision="nothing",
     ),
     Experiment(
         "yolo", "boxes", label="yolo-boxes_digit_labels", report="E",

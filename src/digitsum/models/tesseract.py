@@ -25,7 +25,7 @@ class Tesseract(StripModel):
     better, words and raw lines worse. Raises `ExtraError` where it is not installed.
     """
 
-    def __init__(self, outputs: int, mode: int = 7, scale: float = 0.75, border: int = 10) -> None:
+    def __init__(self, outputs: int, mode: int, scale: float, border: int) -> None:
         super().__init__()
         require("tesseract")
         self.outputs, self.mode, self.scale, self.border = outputs, mode, scale, border
