@@ -65,7 +65,7 @@ THEIRS: tuple[tuple[str, str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ("E", "two convolutions and a linear layer", "entire 16 % within 0.5", "cnn2_linear-regression",
      (("entire", "within_half"),)),
     ("E", "OCR, digits summed", "7.8 % of 10,000", "ocr", (("entire", "accuracy"),)),
-    ("E", "YOLO, its own categories", "finds no digits", "yolo-boxes", (("unseen", "accuracy"),)),
+    ("E", "YOLO, its own categories", "finds no digits", "yolo-boxes_digit_labels", (("unseen", "accuracy"),)),
     ("E", "Vision Transformer, fine-tuned", "6.4 %", "vit-regression", (("val", "accuracy"),)),
     ("E", "five convolutions, attention", "train 96.77 %, validation 75.25 %", "cnn_attention-regression",
      (("train", "accuracy"), ("val", "accuracy"))),
