@@ -110,7 +110,7 @@ def test_slant_is_in_columns_per_row(bars):
     top, bottom = ((changed[:, 0, row] @ torch.arange(168.0)) / changed[:, 0, row].sum(1) for row in (15, 25))
     slant = (bottom - top) / 10
     assert slant.abs().max() <= 0.3 + 1e-2 and slant.max() > 0.2 and slant.min() < -0.2
-    torch.testing.assert_close(mass(changed), mass(bars), rtol=1e-3, atol=0)
+    torch.testing.assert_close(mass(changed), mass(bars), rtol=5e-3, atol=0)  # the overshoot that is cut off
 
 
 def test_thickness_is_at_most_a_pixel_on_each_side(strips):

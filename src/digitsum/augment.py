@@ -16,7 +16,9 @@ class Augmentation:
     Amounts are the largest to either side, drawn uniformly per image: `shift` in whole pixels, `scale` as a share of
     height and of width, `slant` in columns per row, `thickness` as a share of the way to one pixel more or less of pen
     on each side. `warps` are elastic displacements, each drawn from a normal distribution of a standard deviation in
-    pixels at points of a distance in pixels: ((deviation, distance), ...).
+    pixels at points of a distance in pixels: ((deviation, distance), ...). `sharpen` is the contrast added around
+    mid-grey to all images, as a share of what they have: it gives back the steep edges that interpolation flattens,
+    and without which a network learns to read blurred strips only.
     """
 
     shift: float = 0.0
@@ -24,6 +26,7 @@ class Augmentation:
     slant: float = 0.0
     thickness: float = 0.0
     warps: tuple[tuple[float, float], ...] = ()
+    sharpen: float = 0.0
 
     @property
     def moving(self) -> Augmentation:
@@ -60,7 +63,9 @@ class Augmentation:
             points = deviation * torch.randn(n, 2, down.shape[1], across.shape[1], device=device)
             grid = grid + down @ points @ across.T
         last = torch.tensor([width - 1, height - 1], device=device).view(1, 2, 1, 1)
-        return F.grid_sample(images, (2 * grid / last - 1).permute(0, 2, 3, 1), align_corners=True)
+        grid = (2 * grid / last - 1).permute(0, 2, 3, 1)
+        bent = F.grid_sample(images, grid, mode="bicubic", align_corners=True)  # as fast as bilinear, and sharper
+        return ((bent - 0.5) * (1 + self.sharpen) + 0.5).clamp(0, 1)
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:

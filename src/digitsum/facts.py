@@ -244,6 +244,11 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Seq
             + [spread([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
             for digits in seeds[0]
         ]
+    if "pseudo_labels" in studies:
+        measured = studies["pseudo_labels"][READER][0]["measured"]
+        found["pseudo_labels"] = {
+            key: f"{measured[key]:,}" for key in ("strips", "digits", "glyphs")
+        } | {"wrong": f"{round(measured['digits'] * (1 - measured['right']['value'])):,}"}  # fmt: skip
     if "calibration" in studies:
         found["calibration"] = _calibration(studies["calibration"][READER])
     return found

@@ -199,6 +199,9 @@ def _faults_of_measurement(record: Any) -> Iterator[str]:
         for digits in measured if isinstance(measured, dict) else []:
             wanted |= {f"measured.{digits}.{key}": int for key in ("n", "columns")}
             shares += [f"{digits}.{way}.{what}" for way in WAYS for what in ("strings", "sums", "count")]
+    elif _get(record, "study") == "pseudo_labels":
+        wanted |= {f"measured.{key}": int for key in ("strips", "digits", "glyphs")}
+        shares = ["right"]
     else:
         wanted |= {"measured.n": int, "measured.temperature": float, "measured.abstaining.share": float}
         wanted |= {f"measured.{way}.expected_calibration_error": float for way in ("plain", "tempered")}

@@ -469,6 +469,8 @@ def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) 
             table = _counts(here)
         elif name == "calibration":
             table = _calibration(here)
+        elif name == "pseudo_labels":
+            table = _pseudo_labels(here)
         else:
             readers = [r for r in published if (r["experiment"], r["source"], r["changed"]) == (READER, STUDIED, {})]
             table = _trained(name, here, readers)
@@ -518,6 +520,19 @@ def _counts(records: Sequence[Record]) -> str:
         rows.append([digits, f"{seeds[0]['columns']}", f"{seeds[0]['n']:,}", *shares])
     header = [
         "digits", "columns", "strips", "digit by digit, count unknown", "sum", "count", "digit by digit, count known",
+    ]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _pseudo_labels(records: Sequence[Record]) -> str:
+    """A row per reader."""
+    header = ["seed", "training strips", "digits that stand alone", "of them different", "labelled right"]
+    rows = [
+        [
+            f"{record['seed']}", *(f"{record['measured'][key]:,}" for key in ("strips", "digits", "glyphs")),
+            f"{100 * record['measured']['right']['value']:.2f} %",
+        ]
+        for record in records
     ]  # fmt: skip
     return markdown_table(header, rows)
 
