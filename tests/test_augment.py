@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from digitsum.augment import Augmentation
+from digitsum.experiments import EXPERIMENTS
 
 STRONG = Augmentation(shift=3, scale=0.2, slant=0.3, thickness=0.5, warps=((1.5, 8), (2.0, 20)))
 ONE_OF_EACH = [
@@ -124,3 +127,14 @@ def test_thickness_is_at_most_a_pixel_on_each_side(strips):
 def test_warps_bend_by_about_their_standard_deviation(deviation, bars):
     moved = centres(Augmentation(warps=((deviation, 30),))(bars)) - centres(bars)
     assert 0.5 * deviation < moved.std() < 1.2 * deviation and moved.mean().abs() < 0.4 * deviation
+
+
+@pytest.mark.parametrize("name", ["reader", "oracle-digit_labels"])
+def test_strips_are_as_sharp_after_bending_as_before(name, mnist):
+    def steepness(images: torch.Tensor) -> torch.Tensor:
+        return images.diff(dim=3).square().mean() + images.diff(dim=2).square().mean()
+
+    strips = torch.from_numpy(mnist.train.images[:500]).unsqueeze(1) / 255
+    augment = EXPERIMENTS[name].augment
+    assert abs(steepness(augment(strips)) / steepness(strips) - 1) < 0.05
+    assert steepness(replace(augment, sharpen=0.0)(strips)) / steepness(strips) < 0.8

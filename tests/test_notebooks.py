@@ -72,7 +72,7 @@ def test_inference_shows_every_experiment_that_was_trained(training, folder):
     for name in CORE:
         assert text(notebook).count(name) >= 8  # weights, own metrics, five splits, own image
     assert "entire" in text(notebook) and "unseen" in text(notebook)
-    assert figures(notebook) == 12  # five of them of the reader alone
+    assert figures(notebook) == 13  # six of them of the reader alone
 
 
 def test_inference_names_missing_weights_and_goes_on(training, folder, tmp_path):

@@ -57,6 +57,19 @@ def test_reliability_and_coverage(n):
     check(plots.coverage({}))
 
 
+@pytest.mark.parametrize("n", [0, 3, 300])
+def test_labelled_digits_stand_in_the_rows_of_their_labels(n):
+    labels = rng.integers(10, size=n)
+    glyphs = np.repeat(20 * labels + 20, 28 * 28).reshape(n, 28, 28).astype(np.uint8)
+    figure = plots.labelled_digits(glyphs, labels)
+    sheet = figure.axes[0].images[0].get_array()
+    for digit in range(10):
+        held = np.bincount(labels, minlength=10)[digit]
+        shades = np.unique(sheet[28 * digit : 28 * (digit + 1)])
+        assert set(shades.tolist()) == ({20 * digit + 20} if held >= 24 else {0, 20 * digit + 20} if held else {0})
+    check(figure)
+
+
 @pytest.mark.parametrize("accuracy", [{500: [0.4, 0.5], 24_000: [0.97]}, {1_000: [0.5]}])
 def test_data_curve(accuracy):
     figure = plots.data_curve(accuracy)

@@ -156,7 +156,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
             f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),
         ]),
         "augmented": settings["augment"] is not None,
-        "clean_epochs": round(settings.get("clean", 0) * settings["epochs"]),
+        "sharpened": bool((settings["augment"] or {}).get("sharpen")),
         "note": departures(first),
         "departs": bool(first["changed"]),
         "seeds": len(seeds),

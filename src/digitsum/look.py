@@ -15,19 +15,21 @@ from .checkpoints import load_checkpoint, read_metadata, replacing
 from .compose import WIDTH, Strips, compose
 from .data import load_data, mnist_glyphs
 from .evaluation import Predictions, predictions, sight
+from .pseudo_labels import label_digits
 from .runs import circumstances, commit
 
 STRIPS = 5_000  # the generator's statistics are taken over so many
 SURE = 0.9  # wrong answers of a higher probability are counted
 EDGES = (5, 25, 50, 75, 95)  # percentiles
 SEEN, WRONG = 6, 12  # how many readings and errors are drawn
+LABELLED = 1_000  # training strips of whose digits some are drawn
 
 
 def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     """Read all `unseen` strips of MNIST in `root` with the reader's weights; returns the record and draws pictures.
 
-    Writes strips.pdf, reading.pdf, sums.pdf and errors.pdf into the folder `figures`. The record holds the statistics
-    of generated strips, and how many errors there are of what kind.
+    Writes strips.pdf, reading.pdf, sums.pdf, digits.pdf and errors.pdf into the folder `figures`. The record holds the
+    statistics of generated strips, and how many errors there are of what kind.
     """
     started = time.perf_counter()
     commit()
@@ -47,6 +49,9 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     save(plots.reading(strips.images[:SEEN], sees.symbols, titles), figures / "reading.pdf", 9, 5.6)
     save(plots.sum_probabilities(sight(model, strips.images[extremes]).sums, strips.sums[extremes]),
          figures / "sums.pdf", 8, 2)  # fmt: skip
+    own = data.train[:LABELLED]
+    found = label_digits(own, predictions(model, own.images).readings, model.stride or 1)
+    save(plots.labelled_digits(found.glyphs, found.labels), figures / "digits.pdf", 9)
     surest = np.argsort(-certainty, kind="stable")[:WRONG]
     titles = [
         f"{_string(strips.digits[wrong[k]])} read as {_string(read.readings[wrong[k]].digits)} ({certainty[k]:.0%})"

@@ -231,6 +231,23 @@ def reading(images: np.ndarray, symbols: np.ndarray, titles: Sequence[str]) -> F
 
 
 @mpl.rc_context(STYLE)
+def labelled_digits(glyphs: np.ndarray, labels: np.ndarray, n: int = 24) -> Figure:
+    """The first `n` of the glyphs (G, 28, 28) with each label, a row for each of the ten digits."""
+    side = glyphs.shape[1]
+    sheet = np.zeros((10, side, n, side), np.uint8)
+    for digit in range(10):
+        first = glyphs[labels == digit][:n]
+        sheet[digit, :, : len(first)] = first.transpose(1, 0, 2)
+    figure, axes = plt.subplots(figsize=(WIDTH, WIDTH * 10 / n))
+    axes.imshow(sheet.reshape(10 * side, n * side), cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.set_yticks(side * (np.arange(10) + 0.5), labels=[str(digit) for digit in range(10)])
+    axes.set_ylabel("labelled")
+    axes.tick_params(length=0)
+    return _done(figure)
+
+
+@mpl.rc_context(STYLE)
 def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
     """One panel per strip: the probability of each sum (N, S); the true sum (N,) is hatched."""
     figure, grid = plt.subplots(1, max(len(truth), 1), figsize=(WIDTH, 2.8), squeeze=False, sharey=True)
