@@ -41,6 +41,11 @@ class Experiment:
         """The key of table rows, checkpoints and records: model and objective, or the label where there is one."""
         return self.label or f"{self.model}-{self.objective}"
 
+    @property
+    def clean_epochs(self) -> int:
+        """How many epochs, the last ones, `clean` makes of them all."""
+        return self.epochs - round((1 - self.clean) * self.epochs)
+
 
 # Settings that are words about a run and do not change it.
 DESCRIPTIONS = ("report", "left_open", "supervision")

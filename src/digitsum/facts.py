@@ -156,7 +156,9 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
             f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),
         ]),
         "augmented": settings["augment"] is not None,
-        "clean_epochs": round(settings.get("clean", 0) * settings["epochs"]),
+        "clean_epochs": replace(
+            EXPERIMENTS[first["experiment"]], epochs=settings["epochs"], clean=settings.get("clean", 0)
+        ).clean_epochs,
         "note": departures(first),
         "departs": bool(first["changed"]),
         "seeds": len(seeds),

@@ -206,7 +206,7 @@ def train_epoch(
     model.train()
     objective, device = model.objective, next(model.parameters()).device
     augment = experiment.augment
-    if augment and epoch > round((1 - experiment.clean) * experiment.epochs):
+    if augment and epoch > experiment.epochs - experiment.clean_epochs:
         augment = augment.moving
     losses = torch.zeros(steps, device=device)
     correct, counted, n = torch.zeros((), device=device), 0, 0
