@@ -194,7 +194,10 @@ def _beside(
         error = measure in ("mse", "mae")
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
         parts.append(f"{SPLITS[split]}{way} {(error_of if error else share_of)(seeds, split, measure)}")
-    note = departures(seeds[0]) if seeds else ""
+    notes = [departures(seeds[0])] if seeds else []
+    if seeds and seeds[0]["settings"]["supervision"] not in ("sums", "nothing"):  # as no report's system is
+        notes.insert(0, f"learned from {learned_from(seeds[0])}")
+    note = "; ".join(filter(None, notes))
     return {"report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note}
 
 

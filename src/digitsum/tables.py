@@ -418,9 +418,7 @@ def learned_from(record: Record) -> str:
 
 def departures(record: Record) -> str:
     """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
-    supervision = record["settings"]["supervision"]
-    words = {"sums": [], "nothing": ["not trained"]}.get(supervision, [f"trained with {supervision}"])
-    words += [f"from {record['weights']}"] if record["weights"] != "none" else []
+    words = [f"from {record['weights']}"] if record["weights"] != "none" else []
     start = "random start" if record["trained_parameters"] == record["parameters"] else "frozen as drawn at random"
     for key, (theirs, ours) in record["changed"].items():
         if key == "epochs":
