@@ -19,11 +19,12 @@ from digitsum.checkpoints import read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import Predictions
 from digitsum.experiments import CORE, EXPERIMENTS
-from digitsum.facts import THEIRS, _layers, _order, _stacks
+from digitsum.facts import _layers, _order, _stacks
 from digitsum.likelihood import Reading
 from digitsum.look import errors
 from digitsum.records import load_records
 from digitsum.report import LOOK, ReportError, compile_paper, make_report
+from digitsum.reported import REPORTED
 from digitsum.training import build
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -171,7 +172,13 @@ def test_a_table_of_layers_counts_every_parameter(name: str):
 
 def test_what_stands_beside_the_reports_is_in_the_records():
     whole = written("reader")["metrics"]
-    assert all(measure in whole[split] for *_, measures in THEIRS for split, measure in measures)
+    assert all(measure in whole[split] for row in REPORTED.values() for split, measure in row.measures)
+
+
+def test_a_brief_statement_has_no_number_of_its_own():
+    for row in REPORTED.values():
+        assert all(number in row.whole for number in row.numbers), row
+        assert set(re.findall(r"\d[\d.,–]*", row.short)) <= set(re.findall(r"\d[\d.,–]*", row.whole)), row
 
 
 def test_kinds_of_errors():

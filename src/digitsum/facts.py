@@ -23,10 +23,9 @@ from .look import EDGES
 from .models import MODELS
 from .objectives import NUM_SUMS
 from .records import Record, in_rows, trained_on
+from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
 from .studies import READER, variants_of
 from .tables import (
-    PEERS_ON_CUT_DIGITS,
-    PEERS_ON_STRIPS,
     SPLITS,
     command,
     departures,
@@ -46,36 +45,6 @@ BLOCKS = {  # what is one row of a table of layers, though it is made of several
     "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
 }  # fmt: skip
 COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
-
-# The systems of the five reports with their own results, as they state them on the course's files; the experiment that
-# runs each here, and what of it stands beside theirs.
-THEIRS: tuple[tuple[str, str, str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("A", "two convolutions, regression", "test MSE 12.463", "baseline_cnn-regression", (("test", "mse"),)),
-    ("A", "two convolutions, classification", "test 9.22 %, MAE 3.76", "baseline_cnn-classification",
-     (("test", "accuracy"), ("test", "mae"))),
-    ("B", "three convolutions, dropout 0.7", "validation about 13.5 %", "cnn3_dropout-classification",
-     (("val", "accuracy"),)),
-    ("B", "ResNet-50, ImageNet weights", "test 84–85 %, entire 90–91 %", "resnet50-classification",
-     (("test", "accuracy"), ("entire", "accuracy"))),
-    ("C", "VGG, frozen, a trained head", "no better than the CNN, far dearer", "vgg16_frozen-regression",
-     (("val", "accuracy"),)),
-    ("D", "two convolutions, dropout, regression", "validation: floor 10.6 %, ceiling 12.03 %, rounded 11.72 %, "
-     "MAE 2.8462", "cnn2_dropout-regression",
-     (("val", "floor"), ("val", "ceiling"), ("val", "rounded"), ("val", "mae"))),
-    ("E", "two convolutions and a linear layer", "entire 16 % within 0.5", "cnn2_linear-regression",
-     (("entire", "within_half"),)),
-    ("E", "OCR, digits summed", "7.8 % of 10,000", "ocr", (("entire", "accuracy"),)),
-    ("E", "YOLO, its own categories", "finds no digits", "yolo-boxes_digit_labels", (("unseen", "accuracy"),)),
-    ("E", "Vision Transformer, fine-tuned", "6.4 %", "vit-regression", (("val", "accuracy"),)),
-    ("E", "five convolutions, attention", "train 96.77 %, validation 75.25 %", "cnn_attention-regression",
-     (("train", "accuracy"), ("val", "accuracy"))),
-    ("E", "no attention, more layers", "train 94.74 %, validation 70.02 %", "cnn_no_attention-regression",
-     (("train", "accuracy"), ("val", "accuracy"))),
-    ("E", "several attention layers", "train 86.75 %, validation 65.48 %", "cnn_attention_several-regression",
-     (("train", "accuracy"), ("val", "accuracy"))),
-    ("E", "attention between convolutions 3 and 4", "train 93.09 %, validation 70.95 %",
-     "cnn_attention_between-regression", (("train", "accuracy"), ("val", "accuracy"))),
-)  # fmt: skip
 
 # What is known of the course's images, under the names of look.py's measurements, with where it is known from.
 COURSE = (
@@ -108,7 +77,7 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "reader": reader,
         "runner_up": runner_up,
         "lead": runner_up and _order(reader["range"]["unseen"], runner_up["range"]["unseen"]),
-        "theirs": [_beside(records, *row) for row in THEIRS],
+        "theirs": [_beside(records, row) for row in REPORTED.values()],
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
         "claims": judged(records),
         "layers": _stacks(_tables_of_layers(systems)),
@@ -184,21 +153,21 @@ def _commands(seeds: Sequence[Record]) -> str:
     return command(seeds[0]) + (f"  # and --seed {', '.join(others)}" if others else "")
 
 
-def _beside(
-    records: Sequence[Record], report: str, system: str, theirs: str, name: str, measures: Sequence[tuple[str, str]]
-) -> dict[str, str]:
+def _beside(records: Sequence[Record], stated: Reported) -> dict[str, str]:
     """A report's system: what it states, and the same of ours, where there is a record."""
-    seeds: Sequence[Record] = next((row for row in in_rows(records) if row[0]["experiment"] == name), [])
+    seeds: Sequence[Record] = next((row for row in in_rows(records) if row[0]["experiment"] == stated.experiment), [])
     parts = []
-    for split, measure in measures if seeds else ():
+    for split, measure in stated.measures if seeds else ():
         error = measure in ("mse", "mae")
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
         parts.append(f"{SPLITS[split]}{way} {(error_of if error else share_of)(seeds, split, measure)}")
     notes = [departures(seeds[0])] if seeds else []
     if seeds and seeds[0]["settings"]["supervision"] not in ("sums", "nothing"):  # as no report's system is
         notes.insert(0, f"learned from {learned_from(seeds[0])}")
-    note = "; ".join(filter(None, notes))
-    return {"report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note}
+    return {
+        "report": stated.report, "system": stated.system, "theirs": stated.whole, "ours": "; ".join(parts),
+        "note": "; ".join(filter(None, notes)),
+    }  # fmt: skip
 
 
 def _order(a: Sequence[float], b: Sequence[float]) -> int:
