@@ -247,6 +247,18 @@ def test_sight_is_what_a_reader_reads(name, tiny):
     assert np.array_equal(seen.sums.argmax(axis=1), predict(model, images))
     np.testing.assert_allclose(np.exp(sum_log_probabilities(model, images)), seen.sums, atol=1e-6)
     assert sum_log_probabilities(model, images[:0]).shape == (0, 37)
+    assert np.array_equal(predictions(model, images).log_p, sum_log_probabilities(model, images))
+
+
+def test_only_a_reader_tells_the_probabilities_of_sums(tiny):
+    regression = predictions(build(EXPERIMENTS["baseline_cnn-regression"]), tiny.val.images[:5])
+    assert regression.log_p.shape == (0, 37) and regression.readings == []
+
+
+def test_a_reader_of_another_count_tells_its_own_sums(tiny):
+    reader = build(replace(EXPERIMENTS["reader"], objective_args={"count": 2}))
+    predicted = predictions(reader, tiny.val.images[:5])
+    assert predicted.log_p.shape == (5, 19) and predicted.sums.max() <= 18
 
 
 # Whole data sets
