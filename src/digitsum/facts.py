@@ -20,7 +20,6 @@ from .data import STRIPS
 from .evaluation import CONFIDENCE
 from .experiments import EXPERIMENTS
 from .look import EDGES
-from .models import MODELS
 from .objectives import NUM_SUMS
 from .records import Record, in_rows, trained_on
 from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
@@ -33,17 +32,20 @@ from .tables import (
     hardware_words,
     learned_from,
     left_open,
+    ranked,
     seeds_words,
     share_of,
     spread,
 )
 from .training import build
 
+STACKS = 3  # of tables of layers, side by side
 PAIRS = 6  # of digits that are taken for each other are named
 BLOCKS = {  # what is one row of a table of layers, though it is made of several
     "Convolution": "convolution", "MultiheadAttention": "attention", "Residual": "residual block",
     "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
 }  # fmt: skip
+MARKERS = {"o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽"}  # of plots, filled and hollow, as characters
 COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
 
 # What is known of the course's images, under the names of look.py's measurements, with where it is known from.
@@ -61,10 +63,8 @@ COURSE = (
 
 def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any]) -> str:
     """Everything that the paper says in numbers, as text ready to be set."""
-    rows = [_system(seeds) for seeds in in_rows(records)]
-    systems: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        systems.setdefault(row["name"], row)
+    rows, records = compared(records), ranked(records)
+    systems = {seeds[0]["experiment"]: _system(seeds) for seeds in rows}
     reader = systems[READER]
     others = [
         system
@@ -72,17 +72,19 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         if system["model"] != READER and system["learns_from"] == "sums" and not system["departs"]
     ]
     runner_up = max(others, key=lambda system: system["at"]["val"], default=None)
+    networks, variants = _networks(systems)
     facts = {
         "systems": systems,
         "reader": reader,
         "runner_up": runner_up,
         "lead": runner_up and _order(reader["range"]["unseen"], runner_up["range"]["unseen"]),
-        "theirs": [_beside(records, row) for row in REPORTED.values()],
+        "theirs": [_beside(rows, stated) for stated in REPORTED.values()],
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
         "claims": judged(records),
-        "layers": _stacks(_tables_of_layers(systems)),
+        "layers": _stacks(networks),
+        "variants": variants,
         "left_open": left_open(records),
-        "commands": [_commands(seeds) for seeds in in_rows(records)],
+        "commands": _commands(records),
         "studies": _studies(studies, [record for record in records if record["experiment"] == READER]),
         "task": _task(),
         "generator": [
@@ -105,6 +107,14 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
 # The parts of the facts
 
 
+def compared(records: Sequence[Record]) -> list[list[Record]]:
+    """A row per experiment, all its seeds, in the order of README's table: of several the one with its own settings."""
+    chosen: dict[str, list[Record]] = {}
+    for seeds in sorted(in_rows(records), key=lambda seeds: bool(seeds[0]["changed"])):
+        chosen.setdefault(seeds[0]["experiment"], seeds)
+    return in_rows(ranked([record for seeds in chosen.values() for record in seeds]))
+
+
 def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     """A row of the comparison: all seeds of one experiment."""
     first = seeds[0]
@@ -115,6 +125,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     return {
         "name": first["experiment"],
         "colour": plots.colour_of(first["experiment"]),
+        "marker": _marker(plots.look_of(first["experiment"])),
         "model": settings["model"],
         "report": settings["report"],
         "learns_from": settings["supervision"],
@@ -147,26 +158,35 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _commands(seeds: Sequence[Record]) -> str:
-    """The command of the first seed, and which others there are."""
-    others = [str(seed["seed"]) for seed in seeds[1:]]
-    return command(seeds[0]) + (f"  # and --seed {', '.join(others)}" if others else "")
+def _marker(look: Mapping[str, str]) -> str:
+    """The marker of a look as a character."""
+    return MARKERS[look["marker"]][look["markerfacecolor"] != look["color"]]
 
 
-def _beside(records: Sequence[Record], stated: Reported) -> dict[str, str]:
+def _commands(records: Sequence[Record]) -> list[str]:
+    """The commands that make all runs again: one for all experiments whose commands differ in the name alone."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for seeds in in_rows(records):
+        before, after = command(seeds[0]).split(seeds[0]["experiment"], 1)
+        others = "".join(f" {seed['seed']}" for seed in seeds[1:])
+        first = f" --seed {seeds[0]['seed']}"
+        names.setdefault((before, after.replace(first, first + others)), []).append(seeds[0]["experiment"])
+    return [before + " ".join(group) + after for (before, after), group in names.items()]
+
+
+def _beside(rows: Sequence[Sequence[Record]], stated: Reported) -> dict[str, Any]:
     """A report's system: what it states, and the same of ours, where there is a record."""
-    seeds: Sequence[Record] = next((row for row in in_rows(records) if row[0]["experiment"] == stated.experiment), [])
+    seeds: Sequence[Record] = next((row for row in rows if row[0]["experiment"] == stated.experiment), [])
     parts = []
     for split, measure in stated.measures if seeds else ():
         error = measure in ("mse", "mae")
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
         parts.append(f"{SPLITS[split]}{way} {(error_of if error else share_of)(seeds, split, measure)}")
-    notes = [departures(seeds[0])] if seeds else []
-    if seeds and seeds[0]["settings"]["supervision"] not in ("sums", "nothing"):  # as no report's system is
-        notes.insert(0, f"learned from {learned_from(seeds[0])}")
+    told = bool(seeds) and seeds[0]["settings"]["supervision"] not in ("sums", "nothing")  # as no report's system is
     return {
         "report": stated.report, "system": stated.system, "theirs": stated.whole, "ours": "; ".join(parts),
-        "note": "; ".join(filter(None, notes)),
+        "departs": bool(seeds) and bool(seeds[0]["changed"]),
+        "note": f"learned from {learned_from(seeds[0])}" if told else "",
     }  # fmt: skip
 
 
@@ -300,15 +320,28 @@ def _seen(seen: Record) -> dict[str, Any]:
 # The models, layer by layer
 
 
-def _tables_of_layers(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tables of layers of all networks but those that are the same up to the output, and of none without one."""
+def _networks(systems: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """A table of layers for each model that has some; and variants: their names, the names shown, what is different."""
     tables: dict[str, dict[str, Any]] = {}
-    for name, system in systems.items():
-        if name in EXPERIMENTS and system["model"] in MODELS.keys() - extras.MODELS:
-            rows = _layers(name)
-            if len(rows) > 1:
-                tables.setdefault(json.dumps(rows[:-1]), {"name": name, "rows": rows})
-    return list(tables.values())
+    variants = []
+    models = {EXPERIMENTS[name].model for name in systems} - set(extras.MODELS)
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.model not in models:
+            continue
+        shown = tables.setdefault(experiment.model, {"name": name})["name"]
+        usual = EXPERIMENTS[shown].model_args
+        changed = {key: value for key, value in experiment.model_args.items() if value != usual.get(key, ...)}
+        if name in systems and changed:
+            words = ", ".join(f"{key.replace('_', ' ')} {_words(value)}" for key, value in changed.items())
+            variants.append((name, shown, words))
+    networks = [{"name": table["name"], "rows": _layers(table["name"])} for table in tables.values()]
+    return [network for network in networks if len(network["rows"]) > 1], variants
+
+
+def _words(setting: Any) -> str:
+    """A model's setting as text: "32–64–128", "none"."""
+    parts = setting if isinstance(setting, tuple) else () if setting is None else (setting,)
+    return "–".join(map(str, parts)) or "none"
 
 
 def _layers(name: str) -> list[list[str]]:
@@ -326,8 +359,8 @@ def _layers(name: str) -> list[list[str]]:
 
 
 def _stacks(models: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The models' tables in two stacks of about the same height."""
-    stacks: list[list[dict[str, Any]]] = [[], []]
+    """The models' tables in STACKS stacks of about the same height."""
+    stacks: list[list[dict[str, Any]]] = [[] for _ in range(STACKS)]
     for model in models:
         min(stacks, key=lambda stack: sum(len(each["rows"]) + 3 for each in stack)).append(model)
     return stacks
