@@ -27,7 +27,6 @@ from digitsum.evaluation import (
     share,
     sight,
     strings_read,
-    sum_log_probabilities,
 )
 from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import Reading
@@ -245,8 +244,19 @@ def test_sight_is_what_a_reader_reads(name, tiny):
     np.testing.assert_allclose(seen.symbols.sum(axis=2), 1, atol=1e-5)
     np.testing.assert_allclose(seen.sums.sum(axis=1), 1, atol=1e-5)
     assert np.array_equal(seen.sums.argmax(axis=1), predict(model, images))
-    np.testing.assert_allclose(np.exp(sum_log_probabilities(model, images)), seen.sums, atol=1e-6)
-    assert sum_log_probabilities(model, images[:0]).shape == (0, 37)
+    np.testing.assert_allclose(np.exp(predictions(model, images).log_p), seen.sums, atol=1e-6)
+    assert predictions(model, images[:0]).log_p.shape == (0, 37)
+
+
+def test_only_a_reader_tells_the_probabilities_of_sums(tiny):
+    regression = predictions(build(EXPERIMENTS["baseline_cnn-regression"]), tiny.val.images[:5])
+    assert regression.log_p.shape == (0, 37) and regression.readings == []
+
+
+def test_a_reader_of_another_count_tells_its_own_sums(tiny):
+    reader = build(replace(EXPERIMENTS["reader"], objective_args={"count": 2}))
+    predicted = predictions(reader, tiny.val.images[:5])
+    assert predicted.log_p.shape == (5, 19) and predicted.sums.max() <= 18
 
 
 # Whole data sets

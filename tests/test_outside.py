@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from digitsum import extras
+from digitsum import extras, objectives
 from digitsum.__main__ import main
 from digitsum.boxes import BINS, STRIDES, _cells, boxed, detection_loss, find
 from digitsum.checkpoints import load_checkpoint
@@ -136,6 +136,16 @@ def test_boxes_that_are_told_are_found_and_added_up(digits):
     for reading, row, corners in zip(objective.read(outputs), strips.digits, strips.corners, strict=True):
         assert sorted(reading.digits) == sorted(row) and 0.9 < reading.probability <= 1
         assert np.abs(np.array(reading.columns) - np.sort(corners[:, 1] + (GLYPH - 1) / 2)).max() <= 1
+
+
+def test_boxes_are_looked_for_once(digits, monkeypatch):
+    """For sums and readings alike: finding them is what takes the time."""
+    calls = []
+    monkeypatch.setattr(objectives, "find", lambda *given: calls.append(given) or find(*given))
+    answer = OBJECTIVES["boxes"].answer(told(digits.test[:8]))
+    assert len(calls) == 1
+    assert answer.values.tolist() == [sum(reading.digits) for reading in answer.readings]
+    assert answer.values.tolist() == digits.test.sums[:8].tolist() and answer.values.dtype == torch.float32
 
 
 def test_a_box_over_a_surer_one_counts_once_whatever_its_digit(digits):

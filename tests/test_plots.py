@@ -199,6 +199,19 @@ def test_a_model_has_one_colour_and_every_model_of_the_notebooks_its_own():
     assert plots.colour_of("unheard_of-regression") == plots.colour_of("unheard_of-classification")
 
 
+def test_no_two_experiments_look_the_same():
+    """Nor do a model's two objectives; a new one looks like none that is there, and every time the same."""
+    looks = [plots.look_of(name) for name in EXPERIMENTS]
+    assert all(looks.count(look) == 1 for look in looks)
+    assert all(plots.look_of(f"{letter}-regression") not in looks for letter in "abcdefghij")
+    assert plots.look_of("unheard_of-regression") == plots.look_of("unheard_of-regression")
+
+
+def test_experiments_that_are_drawn_over_one_another_differ_in_more_than_the_face_of_a_marker():
+    same_objective = {(look["color"], look["marker"]) for look in map(plots.look_of, EXPERIMENTS)}
+    assert len(same_objective) == len({name.partition("-")[0] for name in EXPERIMENTS})
+
+
 def test_plots_know_no_torch():
     lines = [
         "import sys, types",

@@ -19,11 +19,13 @@ from digitsum.checkpoints import read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import Predictions
 from digitsum.experiments import CORE, EXPERIMENTS
-from digitsum.facts import THEIRS, _layers, _order, _stacks
+from digitsum.facts import _commands, _layers, _networks, _order, _stacks, compared
 from digitsum.likelihood import Reading
 from digitsum.look import errors
-from digitsum.records import load_records
+from digitsum.records import in_rows, load_records
 from digitsum.report import LOOK, ReportError, compile_paper, make_report
+from digitsum.reported import REPORTED
+from digitsum.tables import ranked
 from digitsum.training import build
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -86,7 +88,7 @@ def test_the_same_records_give_the_same_bytes(rebuilt: Path):
 
 
 def test_the_paper_has_the_length_of_a_paper(rebuilt: Path):
-    assert 8 <= len(pypdf.PdfReader(rebuilt / "report.pdf").pages) <= 14
+    assert 8 <= len(pypdf.PdfReader(rebuilt / "report.pdf").pages) <= 12
 
 
 def test_pictures_and_numbers_are_of_the_published_weights():
@@ -169,9 +171,38 @@ def test_a_table_of_layers_counts_every_parameter(name: str):
     assert counted == sum(p.numel() for p in model.parameters())
 
 
+def test_rows_are_in_the_order_of_readme_and_a_shortened_run_takes_no_full_ones_place():
+    short, full = record("resnet50-regression", accuracy=0.9, epochs=1), record("resnet50-regression", 1, 0.3)
+    seeds = [record("reader", seed, 0.6) for seed in (0, 1)]
+    rows = compared([record("most_common", accuracy=0.95), short, full, *seeds])
+    assert rows == [seeds, [full], [record("most_common", accuracy=0.95)]]
+    assert [row[0]["experiment"] for row in rows] == [row[0]["experiment"] for row in in_rows(ranked(sum(rows, [])))]
+
+
+def test_one_command_makes_all_runs_that_differ_in_the_name_alone():
+    runs = [record(name, seed) for name in ("reader", "ocr") for seed in (0, 2)]
+    together, alone = _commands([*runs, record("vit-regression", epochs=1)])
+    assert together == "python -m digitsum train reader ocr --source mnist --preset full --seed 0 2"
+    assert alone == "python -m digitsum train vit-regression --source mnist --preset full --seed 0 --epochs 1"
+
+
+def test_variants_say_what_is_different_from_the_network_shown():
+    networks, variants = _networks(dict.fromkeys(("cnn_no_attention-regression", "cnn_attention-regression", "ocr")))
+    assert [network["name"] for network in networks] == ["cnn_attention-regression"]
+    assert variants == [
+        ("cnn_no_attention-regression", "cnn_attention-regression", "convolutions 7, attention after none")
+    ]
+
+
 def test_what_stands_beside_the_reports_is_in_the_records():
     whole = written("reader")["metrics"]
-    assert all(measure in whole[split] for *_, measures in THEIRS for split, measure in measures)
+    assert all(measure in whole[split] for row in REPORTED.values() for split, measure in row.measures)
+
+
+def test_a_brief_statement_has_no_number_of_its_own():
+    for row in REPORTED.values():
+        assert all(number in row.whole for number in row.numbers), row
+        assert set(re.findall(r"\d[\d.,–]*", row.short)) <= set(re.findall(r"\d[\d.,–]*", row.whole)), row
 
 
 def test_kinds_of_errors():
@@ -196,10 +227,10 @@ def test_intervals_are_in_one_order(bounds: list[float]):
 @given(st.lists(st.integers(1, 30), max_size=12))
 def test_stacks_hold_every_table_once(lengths: list[int]):
     tables = [{"name": str(k), "rows": [[""]] * length} for k, length in enumerate(lengths)]
-    left, right = _stacks(tables)
-    assert sorted(each["name"] for each in left + right) == sorted(each["name"] for each in tables)
-    heights = [sum(len(each["rows"]) + 3 for each in stack) for stack in (left, right)]
-    assert abs(heights[0] - heights[1]) <= max(lengths, default=0) + 3
+    stacks = _stacks(tables)
+    assert sorted(each["name"] for stack in stacks for each in stack) == sorted(each["name"] for each in tables)
+    heights = [sum(len(each["rows"]) + 3 for each in stack) for stack in stacks]
+    assert max(heights) - min(heights) <= max(lengths, default=0) + 3
 
 
 def share(value: float) -> dict[str, float]:

@@ -17,11 +17,11 @@ from digitsum.__main__ import _parser
 from digitsum.checkpoints import read_metadata
 from digitsum.experiments import EXPERIMENTS
 from digitsum.records import MEASURES, PUBLISHED, TableError, load_comparison, load_records, load_studies
+from digitsum.reported import REPORTED
 from digitsum.runs import same_settings
 from digitsum.studies import READER, STUDIES
 from digitsum.tables import (
     EMPTY,
-    REPORTED,
     command,
     markdown_table,
     number,
@@ -147,7 +147,7 @@ def test_a_row_has_the_reports_number_and_ours_and_where_it_departs():
     name = "resnet50-classification"
     tables = render([record(name, accuracy=0.7531, epochs=4, weights=None)])
     row = next(line for line in tables["results-mnist"].splitlines() if line.startswith(f"| `{name}`"))
-    assert REPORTED[name] in row
+    assert REPORTED[name].short in row
     assert "4 of 25 epochs; random start instead of IMAGENET1K_V1" in row
     assert row.count("75.3 % (74.3–76.3)") == 3
     assert "7.25 (7.24–7.26)" in row
@@ -191,7 +191,7 @@ def test_what_a_row_was_trained_with_and_what_was_frozen_is_said():
     oracle = record("oracle-digit_labels", accuracy=0.99)
     tables = render([frozen, oracle, record(accuracy=0.2)])
     assert "<br>frozen as drawn at random instead of IMAGENET1K_V1 |" in tables["results-mnist"]
-    assert "`oracle-digit_labels`<br>trained with digit labels and positions |" in tables["results-mnist"]
+    assert "`oracle-digit_labels` | – | digit labels and positions of" in tables["results-mnist"]
     assert "oracle" not in tables["peers"], "ours is what learned from sums"
 
 

@@ -33,7 +33,7 @@ from . import (
 )
 from .comparison import compare
 from .data import SOURCES
-from .evaluation import InputError, sum_log_probabilities
+from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .many import run_alone, side_by_side
@@ -166,10 +166,10 @@ def _predict(options: argparse.Namespace) -> int:
     for path in options.images:
         strips = read_strips(path)
         predicted = predictions(model, strips)
-        likely = np.exp(sum_log_probabilities(model, strips)) if hasattr(model.objective, "distribution") else None
+        likely = np.exp(predicted.log_p)
         for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
             line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
-            if likely is not None:
+            if len(likely):
                 reading, other = predicted.readings[row], likely[row].argsort()[-2]
                 line += (
                     f" with probability {likely[row, total]:.1%}, digits {' '.join(map(str, reading.digits))} with "

@@ -400,7 +400,7 @@ def accuracy(data: Data, device: torch.device, repeats: int, minutes: float) -> 
                 "weights": experiment.weights or "none",
                 "reached": first,
                 "checks": checks.found,
-            }  # fmt: skip
+            }
         )
     return {"rows": rows, "minutes": minutes, "strips": len(unseen), "seed": 0}
 

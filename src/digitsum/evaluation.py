@@ -34,12 +34,14 @@ class InputError(ValueError):
 class Predictions:
     """A model's real-valued predictions and its predicted sums, both (N,), in units of the sum.
 
-    `readings` are each strip's digits, from a model that reads them; otherwise empty.
+    `readings` are each strip's digits, from a model that reads them; otherwise empty. `log_p` (N, 37) are the
+    log-probabilities of each sum, from a model that tells them; otherwise (0, 37).
     """
 
     values: np.ndarray
     sums: np.ndarray
     readings: list[Reading] = field(default_factory=list)
+    log_p: np.ndarray = field(default_factory=lambda: np.empty((0, NUM_SUMS)))
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,13 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     if images.shape[2] < MIN_WIDTH or images.shape[2] != (model.width or images.shape[2]):
         wanted = model.width or f"at least {MIN_WIDTH}"
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
-    values, sums, readings = [], [], []
+    parts = [Predictions(np.empty(0), np.empty(0, np.int64))]  # of no images there would be none
     for batch in outputs(model, images):
-        predicted = model.objective.values(batch)
-        values.append(predicted.double().cpu().numpy())
-        sums.append(model.objective.whole(predicted).cpu().numpy())
-        if hasattr(model.objective, "read"):
-            readings += model.objective.read(batch)
-    return Predictions(
-        np.concatenate(values or [np.empty(0)]), np.concatenate(sums or [np.empty(0, np.int64)]), readings
-    )
+        values, readings, log_p = model.objective.answer(batch)
+        told = {} if log_p is None else {"log_p": log_p.double().cpu().numpy()}
+        sums = model.objective.whole(values).cpu().numpy()
+        parts.append(Predictions(values.double().cpu().numpy(), sums, readings, **told))
+    return _together(parts)
 
 
 @torch.no_grad()
@@ -104,12 +103,6 @@ def outputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
     size = max(EVALUATION_BATCH * WIDTH // max(images.shape[2], WIDTH), 1)
     for start in range(0, len(images), size):
         yield model(to_input(torch.from_numpy(np.array(images[start : start + size])).to(device)))
-
-
-def sum_log_probabilities(model: StripModel, images: np.ndarray) -> np.ndarray:
-    """A reader's log-probability of each sum, (N, 37) float64, given that there are as many digits as it counts."""
-    tables = [model.objective.distribution(batch).double().cpu().numpy() for batch in outputs(model, images)]
-    return np.concatenate(tables or [np.empty((0, NUM_SUMS))])
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:
@@ -155,9 +148,10 @@ def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, P
 
 
 def _together(parts: Sequence[Predictions]) -> Predictions:
+    told = [part.log_p for part in parts if len(part.log_p)]
     return Predictions(
         np.concatenate([part.values for part in parts]), np.concatenate([part.sums for part in parts]),
-        [reading for part in parts for reading in part.readings],
+        [reading for part in parts for reading in part.readings], np.concatenate(told or [parts[0].log_p]),
     )  # fmt: skip
 
 

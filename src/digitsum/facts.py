@@ -20,13 +20,11 @@ from .data import STRIPS
 from .evaluation import CONFIDENCE
 from .experiments import EXPERIMENTS
 from .look import EDGES
-from .models import MODELS
 from .objectives import NUM_SUMS
 from .records import Record, in_rows, trained_on
+from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
 from .studies import READER, variants_of
 from .tables import (
-    PEERS_ON_CUT_DIGITS,
-    PEERS_ON_STRIPS,
     SPLITS,
     command,
     departures,
@@ -34,48 +32,21 @@ from .tables import (
     hardware_words,
     learned_from,
     left_open,
+    ranked,
     seeds_words,
     share_of,
     spread,
 )
 from .training import build
 
+STACKS = 3  # of tables of layers, side by side
 PAIRS = 6  # of digits that are taken for each other are named
 BLOCKS = {  # what is one row of a table of layers, though it is made of several
     "Convolution": "convolution", "MultiheadAttention": "attention", "Residual": "residual block",
     "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
 }  # fmt: skip
+MARKERS = {"o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽"}  # of plots, filled and hollow, as characters
 COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
-
-# The systems of the five reports with their own results, as they state them on the course's files; the experiment that
-# runs each here, and what of it stands beside theirs.
-THEIRS: tuple[tuple[str, str, str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("A", "two convolutions, regression", "test MSE 12.463", "baseline_cnn-regression", (("test", "mse"),)),
-    ("A", "two convolutions, classification", "test 9.22 %, MAE 3.76", "baseline_cnn-classification",
-     (("test", "accuracy"), ("test", "mae"))),
-    ("B", "three convolutions, dropout 0.7", "validation about 13.5 %", "cnn3_dropout-classification",
-     (("val", "accuracy"),)),
-    ("B", "ResNet-50, ImageNet weights", "test 84–85 %, entire 90–91 %", "resnet50-classification",
-     (("test", "accuracy"), ("entire", "accuracy"))),
-    ("C", "VGG, frozen, a trained head", "no better than the CNN, far dearer", "vgg16_frozen-regression",
-     (("val", "accuracy"),)),
-    ("D", "two convolutions, dropout, regression", "validation: floor 10.6 %, ceiling 12.03 %, rounded 11.72 %, "
-     "MAE 2.8462", "cnn2_dropout-regression",
-     (("val", "floor"), ("val", "ceiling"), ("val", "rounded"), ("val", "mae"))),
-    ("E", "two convolutions and a linear layer", "entire 16 % within 0.5", "cnn2_linear-regression",
-     (("entire", "within_half"),)),
-    ("E", "OCR, digits summed", "7.8 % of 10,000", "ocr", (("entire", "accuracy"),)),
-    ("E", "YOLO, its own categories", "finds no digits", "yolo-boxes_digit_labels", (("unseen", "accuracy"),)),
-    ("E", "Vision Transformer, fine-tuned", "6.4 %", "vit-regression", (("val", "accuracy"),)),
-    ("E", "five convolutions, attention", "train 96.77 %, validation 75.25 %", "cnn_attention-regression",
-     (("train", "accuracy"), ("val", "accuracy"))),
-    ("E", "no attention, more layers", "train 94.74 %, validation 70.02 %", "cnn_no_attention-regression",
-     (("train", "accuracy"), ("val", "accuracy"))),
-    ("E", "several attention layers", "train 86.75 %, validation 65.48 %", "cnn_attention_several-regression",
-     (("train", "accuracy"), ("val", "accuracy"))),
-    ("E", "attention between convolutions 3 and 4", "train 93.09 %, validation 70.95 %",
-     "cnn_attention_between-regression", (("train", "accuracy"), ("val", "accuracy"))),
-)  # fmt: skip
 
 # What is known of the course's images, under the names of look.py's measurements, with where it is known from.
 COURSE = (
@@ -92,10 +63,8 @@ COURSE = (
 
 def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any]) -> str:
     """Everything that the paper says in numbers, as text ready to be set."""
-    rows = [_system(seeds) for seeds in in_rows(records)]
-    systems: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        systems.setdefault(row["name"], row)
+    rows, records = compared(records), ranked(records)
+    systems = {seeds[0]["experiment"]: _system(seeds) for seeds in rows}
     reader = systems[READER]
     others = [
         system
@@ -103,17 +72,19 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         if system["model"] != READER and system["learns_from"] == "sums" and not system["departs"]
     ]
     runner_up = max(others, key=lambda system: system["at"]["val"], default=None)
+    networks, variants = _networks(systems)
     facts = {
         "systems": systems,
         "reader": reader,
         "runner_up": runner_up,
         "lead": runner_up and _order(reader["range"]["unseen"], runner_up["range"]["unseen"]),
-        "theirs": [_beside(records, *row) for row in THEIRS],
+        "theirs": [_beside(rows, stated) for stated in REPORTED.values()],
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
         "claims": judged(records),
-        "layers": _stacks(_tables_of_layers(systems)),
+        "layers": _stacks(networks),
+        "variants": variants,
         "left_open": left_open(records),
-        "commands": [_commands(seeds) for seeds in in_rows(records)],
+        "commands": _commands(records),
         "studies": _studies(studies, [record for record in records if record["experiment"] == READER]),
         "task": _task(),
         "generator": [
@@ -136,6 +107,14 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
 # The parts of the facts
 
 
+def compared(records: Sequence[Record]) -> list[list[Record]]:
+    """A row per experiment, all its seeds, in the order of README's table: of several the one with its own settings."""
+    chosen: dict[str, list[Record]] = {}
+    for seeds in sorted(in_rows(records), key=lambda seeds: bool(seeds[0]["changed"])):
+        chosen.setdefault(seeds[0]["experiment"], seeds)
+    return in_rows(ranked([record for seeds in chosen.values() for record in seeds]))
+
+
 def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     """A row of the comparison: all seeds of one experiment."""
     first = seeds[0]
@@ -146,6 +125,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     return {
         "name": first["experiment"],
         "colour": plots.colour_of(first["experiment"]),
+        "marker": _marker(plots.look_of(first["experiment"])),
         "model": settings["model"],
         "report": settings["report"],
         "learns_from": settings["supervision"],
@@ -176,24 +156,36 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _commands(seeds: Sequence[Record]) -> str:
-    """The command of the first seed, and which others there are."""
-    others = [str(seed["seed"]) for seed in seeds[1:]]
-    return command(seeds[0]) + (f"  # and --seed {', '.join(others)}" if others else "")
+def _marker(look: Mapping[str, str]) -> str:
+    """The marker of a look as a character."""
+    return MARKERS[look["marker"]][look["markerfacecolor"] != look["color"]]
 
 
-def _beside(
-    records: Sequence[Record], report: str, system: str, theirs: str, name: str, measures: Sequence[tuple[str, str]]
-) -> dict[str, str]:
+def _commands(records: Sequence[Record]) -> list[str]:
+    """The commands that make all runs again: one for all experiments whose commands differ in the name alone."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for seeds in in_rows(records):
+        before, after = command(seeds[0]).split(seeds[0]["experiment"], 1)
+        others = "".join(f" {seed['seed']}" for seed in seeds[1:])
+        first = f" --seed {seeds[0]['seed']}"
+        names.setdefault((before, after.replace(first, first + others)), []).append(seeds[0]["experiment"])
+    return [before + " ".join(group) + after for (before, after), group in names.items()]
+
+
+def _beside(rows: Sequence[Sequence[Record]], stated: Reported) -> dict[str, Any]:
     """A report's system: what it states, and the same of ours, where there is a record."""
-    seeds: Sequence[Record] = next((row for row in in_rows(records) if row[0]["experiment"] == name), [])
+    seeds: Sequence[Record] = next((row for row in rows if row[0]["experiment"] == stated.experiment), [])
     parts = []
-    for split, measure in measures if seeds else ():
+    for split, measure in stated.measures if seeds else ():
         error = measure in ("mse", "mae")
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
         parts.append(f"{SPLITS[split]}{way} {(error_of if error else share_of)(seeds, split, measure)}")
-    note = departures(seeds[0]) if seeds else ""
-    return {"report": report, "system": system, "theirs": theirs, "ours": "; ".join(parts), "note": note}
+    told = bool(seeds) and seeds[0]["settings"]["supervision"] not in ("sums", "nothing")  # as no report's system is
+    return {
+        "report": stated.report, "system": stated.system, "theirs": stated.whole, "ours": "; ".join(parts),
+        "departs": bool(seeds) and bool(seeds[0]["changed"]),
+        "note": f"learned from {learned_from(seeds[0])}" if told else "",
+    }  # fmt: skip
 
 
 def _order(a: Sequence[float], b: Sequence[float]) -> int:
@@ -331,15 +323,28 @@ def _seen(seen: Record) -> dict[str, Any]:
 # The models, layer by layer
 
 
-def _tables_of_layers(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tables of layers of all networks but those that are the same up to the output, and of none without one."""
+def _networks(systems: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """A table of layers for each model that has some; and variants: their names, the names shown, what is different."""
     tables: dict[str, dict[str, Any]] = {}
-    for name, system in systems.items():
-        if name in EXPERIMENTS and system["model"] in MODELS.keys() - extras.MODELS:
-            rows = _layers(name)
-            if len(rows) > 1:
-                tables.setdefault(json.dumps(rows[:-1]), {"name": name, "rows": rows})
-    return list(tables.values())
+    variants = []
+    models = {EXPERIMENTS[name].model for name in systems} - set(extras.MODELS)
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.model not in models:
+            continue
+        shown = tables.setdefault(experiment.model, {"name": name})["name"]
+        usual = EXPERIMENTS[shown].model_args
+        changed = {key: value for key, value in experiment.model_args.items() if value != usual.get(key, ...)}
+        if name in systems and changed:
+            words = ", ".join(f"{key.replace('_', ' ')} {_words(value)}" for key, value in changed.items())
+            variants.append((name, shown, words))
+    networks = [{"name": table["name"], "rows": _layers(table["name"])} for table in tables.values()]
+    return [network for network in networks if len(network["rows"]) > 1], variants
+
+
+def _words(setting: Any) -> str:
+    """A model's setting as text: "32–64–128", "none"."""
+    parts = setting if isinstance(setting, tuple) else () if setting is None else (setting,)
+    return "–".join(map(str, parts)) or "none"
 
 
 def _layers(name: str) -> list[list[str]]:
@@ -357,8 +362,8 @@ def _layers(name: str) -> list[list[str]]:
 
 
 def _stacks(models: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The models' tables in two stacks of about the same height."""
-    stacks: list[list[dict[str, Any]]] = [[], []]
+    """The models' tables in STACKS stacks of about the same height."""
+    stacks: list[list[dict[str, Any]]] = [[] for _ in range(STACKS)]
     for model in models:
         min(stacks, key=lambda stack: sum(len(each["rows"]) + 3 for each in stack)).append(model)
     return stacks

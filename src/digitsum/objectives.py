@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +17,17 @@ from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distributio
 NUM_SUMS = MAX_SUM + 1
 
 
+class Answer(NamedTuple):
+    """What a batch's outputs say: real-valued predictions (N,), and what only some objectives tell.
+
+    `readings` are each strip's digits, where they are read; `log_p` (N, S) the log-probabilities of sums.
+    """
+
+    values: Tensor
+    readings: list[Reading]
+    log_p: Tensor | None = None
+
+
 class _Objective(ABC):
     @abstractmethod
     def values(self, outputs: Tensor) -> Tensor:
@@ -25,6 +36,14 @@ class _Objective(ABC):
     def sums(self, outputs: Tensor) -> Tensor:
         """Predicted sums (N,)."""
         return self.whole(self.values(outputs))
+
+    def answer(self, outputs: Tensor) -> Answer:
+        """All that outputs say, at the price of going through them once."""
+        return Answer(self.values(outputs), self.read(outputs))
+
+    def read(self, outputs: Tensor) -> list[Reading]:
+        """Each strip's digits, where they are read; otherwise nothing."""
+        return []
 
     def truth(self, targets: Tensor) -> Tensor:
         """The true sums (N,) of a batch's targets: the targets themselves, where training sees sums."""
@@ -126,6 +145,11 @@ class SumLikelihood(_Objective):
         """The most probable sum (N,) as a float, over every placement and string of digits that `count` allows."""
         return self.distribution(outputs).argmax(dim=1).to(outputs.dtype)
 
+    def answer(self, outputs: Tensor) -> Answer:
+        """The most probable sums, the most likely digits and the log-probabilities of all sums."""
+        log_p = self.distribution(outputs)
+        return Answer(log_p.argmax(dim=1).to(outputs.dtype), self.read(outputs), log_p)
+
     def distribution(self, outputs: Tensor) -> Tensor:
         """The log-probability of each sum given the count of digits, (N, 9K + 1); of 0..36 where the count is open."""
         table = sum_distribution(outputs, self.count)
@@ -154,7 +178,12 @@ class Boxes(_Objective):
 
     def values(self, outputs: Tensor) -> Tensor:
         """The sum (N,) of the digits found, as a float."""
-        return torch.stack([found.digits.sum() for found in find(outputs, self.count)]).to(outputs.dtype)
+        return self.answer(outputs).values
+
+    def answer(self, outputs: Tensor) -> Answer:
+        """The digits found and their sums."""
+        readings = self.read(outputs)
+        return Answer(outputs.new_tensor([sum(reading.digits) for reading in readings]), readings)
 
     def read(self, outputs: Tensor) -> list[Reading]:
         """The digits found in each strip, with their columns and the product of their confidences."""

@@ -1,10 +1,11 @@
 """Figures from strips, histories and predictions: every function takes arrays or dicts and returns a Figure.
 
-Colour tells models apart, the same in every figure; the objective is told by panel, or by line and marker.
+Colour and marker tell models apart, the same in every figure; a classifier's marker is hollow.
 """
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,15 +25,21 @@ STYLE: Any = {
     "legend.frameon": False, "image.cmap": "viridis_r", "lines.linewidth": 1.8,
 }  # fmt: skip
 WIDTH = 10.5  # inches: a notebook's column
-# Okabe and Ito's palette, which readers with any colour vision can tell apart
-COLOURS = {"baseline_cnn": "#0072B2", "cnn_attention": "#D55E00", "resnet50": "#009E73", "reader": "#CC79A7"}
-FURTHER_COLOURS = ("#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette without its yellow, which readers with any colour vision can tell apart
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+LOOKS = {  # the colour and the marker of what a name begins with, up to its first "-"
+    "baseline_cnn": (BLUE, "o"), "cnn_attention": (VERMILION, "o"), "resnet50": (GREEN, "o"), "reader": (PURPLE, "D"),
+    "cnn3_dropout": (BLUE, "s"), "cnn2_dropout": (BLUE, "v"), "cnn2_linear": (BLUE, "^"),
+    "cnn_no_attention": (ORANGE, "^"), "cnn_attention_several": (BLACK, "s"), "cnn_attention_between": (SKY, "v"),
+    "vgg16_frozen": (GREEN, "^"), "vit": (GREEN, "s"), "ocr": (ORANGE, "s"), "yolo": (ORANGE, "D"),
+    "oracle": (BLACK, "D"), "most_common": (BLACK, "o"),
+}  # fmt: skip
 LOSSES = {
     "regression": "mean squared error",
     "classification": "cross-entropy (nats)",
     "sum_likelihood": "negative log-likelihood (nats)",
 }
-MARKERS = {"regression": "o", "classification": "s", "sum_likelihood": "D"}
 RARE = 10  # accuracies by sum are not drawn over fewer strips
 
 
@@ -51,7 +58,7 @@ def sum_distribution(sums: Mapping[str, np.ndarray]) -> Figure:
     for _ in range(4):
         expected = np.convolve(expected, np.full(10, 0.1))
     axes.bar(np.arange(37), expected, color="0.85", width=0.9, label="four equally likely digits")
-    looks = zip(COLOURS.values(), ("-", "--", "-.", ":"), strict=True)
+    looks = zip((BLUE, VERMILION, GREEN, PURPLE), ("-", "--", "-.", ":"), strict=True)
     for (name, values), (colour, style) in zip(sums.items(), looks, strict=False):
         share = np.bincount(values, minlength=37) / max(len(values), 1)
         axes.plot(share, style, color=colour, label=f"{name} ({len(values):,} strips)")
@@ -77,8 +84,8 @@ def curves(
         chosen = {name: history for name, history in histories.items() if objectives[name] == objective}
         for name, history in chosen.items():
             epochs = [row["epoch"] for row in history]
-            for part, style, marker in (("train", "--", "o"), ("val", "-", "s")):
-                look = {"color": colour_of(name), "linestyle": style, "marker": marker if len(history) < 8 else None}
+            for part, style in (("train", "--"), ("val", "-")):
+                look: Any = look_of(name) | {"linestyle": style, "markevery": -(-len(history) // 8), "markersize": 4}
                 label = f"{_model(name)}, {'validation' if part == 'val' else 'training'}"
                 left.plot(epochs, [row[f"{part}_loss"] for row in history], label=label, **look)
                 right.plot(epochs, [row[f"{part}_accuracy"] for row in history], **look)
@@ -104,7 +111,7 @@ def accuracies(entries: Mapping[str, Mapping[str, float]]) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * max(len(entries), 1)))
     for row, (name, entry) in enumerate(entries.items()):
         axes.plot([entry["low"], entry["high"]], [row, row], color=colour_of(name), linewidth=3)
-        axes.plot(entry["value"], row, color=colour_of(name), marker=_marker(name), markersize=8)
+        axes.plot(entry["value"], row, **look_of(name), markersize=8)
         axes.annotate(f"{entry['value']:.1%}", (entry["high"], row), (10, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(entries)), list(entries))
     axes.set(xlabel="right sums, with 95 % intervals", xlim=(0, 1.1), ylim=(len(entries) - 0.4, -0.6))
@@ -159,8 +166,7 @@ def accuracy_by_sum(accuracy: Mapping[str, np.ndarray], counts: np.ndarray) -> F
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), sharex=True, height_ratios=(3, 1))
     for name, shares in accuracy.items():
         shown = np.where(counts >= RARE, shares, np.nan)
-        dashed = "--" if _marker(name) == MARKERS["classification"] else "-"
-        top.plot(shown, color=colour_of(name), linestyle=dashed, marker=_marker(name), markersize=5, label=name)
+        top.plot(shown, **look_of(name), linestyle="--" if _is_hollow(name) else "-", markersize=5, label=name)
     top.set(ylabel="right sums", ylim=(-0.02, 1.02), title=f"sums that occur at least {RARE} times")
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     top.grid(True)
@@ -252,8 +258,8 @@ def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
     """One panel per strip: the probability of each sum (N, S); the true sum (N,) is hatched."""
     figure, grid = plt.subplots(1, max(len(truth), 1), figsize=(WIDTH, 2.8), squeeze=False, sharey=True)
     for axes, bars, total in zip(grid[0], probabilities, truth, strict=False):
-        axes.bar(np.arange(len(bars)), bars, color=COLOURS["reader"])
-        axes.bar(total, bars[total], color=COLOURS["reader"], hatch="///", edgecolor="black", label=f"truth: {total}")
+        axes.bar(np.arange(len(bars)), bars, color=PURPLE)
+        axes.bar(total, bars[total], color=PURPLE, hatch="///", edgecolor="black", label=f"truth: {total}")
         axes.set(xlabel="sum", xlim=(-0.7, len(bars) - 0.3), ylim=(0, 1.05))
         axes.legend(loc="upper left")
     grid[0, 0].set_ylabel("probability")
@@ -269,9 +275,9 @@ def reliability(diagrams: Mapping[str, Any]) -> Figure:
     figure, grid = _panels(len(diagrams))
     for axes, (name, bins) in zip(grid, diagrams.items(), strict=False):
         axes.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
-        axes.plot(bins.confidence, bins.accuracy, color=COLOURS["reader"], linewidth=1)
+        axes.plot(bins.confidence, bins.accuracy, color=PURPLE, linewidth=1)
         sizes = 8 + 150 * bins.strips / max(bins.strips.sum(), 1)
-        axes.scatter(bins.confidence, bins.accuracy, sizes, color=COLOURS["reader"], zorder=3)
+        axes.scatter(bins.confidence, bins.accuracy, sizes, color=PURPLE, zorder=3)
         axes.set(title=f"{name}\nexpected calibration error {bins.error:.2%}", aspect="equal")
         axes.set(xlabel="probability of the sum", ylabel="right sums", xlim=(0, 1.03), ylim=(0, 1.03))
         for axis in (axes.xaxis, axes.yaxis):
@@ -301,8 +307,8 @@ def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 3.2))
     sizes = sorted(accuracy)
     for size in sizes:
-        axes.scatter([size] * len(accuracy[size]), accuracy[size], 18, color=COLOURS["reader"], zorder=3)
-    axes.plot(sizes, [np.mean(accuracy[size]) for size in sizes], color=COLOURS["reader"])
+        axes.scatter([size] * len(accuracy[size]), accuracy[size], 18, color=PURPLE, zorder=3)
+    axes.plot(sizes, [np.mean(accuracy[size]) for size in sizes], color=PURPLE)
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
@@ -367,12 +373,25 @@ def _objective(experiment: str) -> str:
 
 def colour_of(experiment: str) -> str:
     """The colour of the experiment's model, wherever and with whatever it is drawn."""
+    return _look(experiment)[0]
+
+
+def look_of(experiment: str) -> dict[str, Any]:
+    """What an experiment's line or point is drawn with; no two of EXPERIMENTS look the same."""
+    colour, marker = _look(experiment)
+    face = "white" if _is_hollow(experiment) else colour
+    return {"color": colour, "marker": marker, "markerfacecolor": face}
+
+
+def _look(experiment: str) -> tuple[str, str]:
     model = _model(experiment)
-    return COLOURS.get(model) or FURTHER_COLOURS[zlib.crc32(model.encode()) % len(FURTHER_COLOURS)]
+    colours = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+    free = [look for look in itertools.product(colours, "o^vsD") if look not in LOOKS.values()]
+    return LOOKS.get(model) or free[zlib.crc32(model.encode()) % len(free)]
 
 
-def _marker(experiment: str) -> str:
-    return MARKERS.get(_objective(experiment), "D")
+def _is_hollow(experiment: str) -> bool:
+    return _objective(experiment) == "classification"
 
 
 def _done(figure: Figure) -> Figure:

@@ -18,9 +18,9 @@ from . import plots
 from .calibration import Reliability
 from .checkpoints import read_metadata, replacing, write_json
 from .data import mnist_is_there
-from .facts import by_variant, facts_json, mean
+from .facts import by_variant, compared, facts_json, mean
 from .look import look, save
-from .records import Record, in_rows, load_records, load_studies, trained_on
+from .records import Record, load_records, load_studies, trained_on
 from .studies import READER
 
 LOOK = Path("report") / "mnist.json"  # below results/: what look.py measured
@@ -92,18 +92,17 @@ def _look(path: Path, weights: Path, root: Path, source: Path, redraw: bool) -> 
 
 def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Sequence[Record]]], folder: Path) -> None:
     """The figures that need no strips, drawn from records."""
-    rows = in_rows(records)
+    rows = compared(records)
     entries = {
         seeds[0]["experiment"]: mean([seed["metrics"]["unseen"]["accuracy"] for seed in seeds]) for seeds in rows
     }
-    ranked = dict(sorted(entries.items(), key=lambda item: -item[1]["value"]))
-    save(plots.accuracies(ranked), folder / "accuracies.pdf", 9, 0.8 + 0.28 * len(ranked))
+    save(plots.accuracies(entries), folder / "accuracies.pdf", 9, 0.8 + 0.25 * len(entries))
     whole = [seeds[0] for seeds in rows if seeds[0]["history"] and not seeds[0]["changed"]]
     whole.sort(key=lambda record: -record["metrics"]["val"]["accuracy"]["value"])
     objectives = {record["experiment"]: record["settings"]["objective"] for record in whole}
     ranks = {name: list(objectives.values())[:k].count(objectives[name]) for k, name in enumerate(objectives)}
     histories = {record["experiment"]: record["history"] for record in whole if ranks[record["experiment"]] < CURVES}
-    height = 2.5 * len(set(objectives.values()))
+    height = 2.1 * len(set(objectives.values()))
     save(plots.curves(histories, objectives), folder / "curves.pdf", 9.6, height)
     if "calibration" in studies:
         measured = studies["calibration"][READER][0]["measured"]

@@ -82,7 +82,7 @@ def run_experiment(
     record["versions"] |= extras.versions(experiment.model)
     if distributed.rank() > 0:
         return record | {"checkpoint": "left to the first process"}
-    if not run.history:
+    if _untrained(run):
         record["checkpoint"] = "nothing was trained, so there are no weights to save"
         write_record(record, record_path)
         return record
@@ -127,12 +127,17 @@ def record_of(
         "prediction": _timed(run.model, list(few.splits.values())[-1][:TIMED]),
         "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
     }
-    if not run.history:  # report E's OCR: into how many digits it takes a strip apart, and as many strips as it counts
+    if _untrained(run):  # into how many digits it takes a strip apart, and as many strips as report E counts
         record["digits_read"] = {split: _lengths(predicted[split]) for split in readers}
         if len(few.train) >= FIRST:
             first = Predictions(predicted["train"].values[:FIRST], predicted["train"].sums[:FIRST])
             evaluated["first_10000"] = metrics(first, few.train.sums[:FIRST])
     return record
+
+
+def _untrained(run: Run) -> bool:
+    """Whether there was nothing to train, as there is not in report E's OCR."""
+    return not run.history
 
 
 def _lengths(predicted: Predictions) -> dict[str, int]:

@@ -19,16 +19,7 @@ from .augment import Augmentation
 from .checkpoints import CheckpointError, load_checkpoint, read_metadata
 from .compose import DIGIT_WIDTH, compose, lay_out
 from .data import Data, source_glyphs
-from .evaluation import (
-    Predictions,
-    centre_errors,
-    mean,
-    outputs,
-    predictions,
-    share,
-    strings_read,
-    sum_log_probabilities,
-)
+from .evaluation import Predictions, centre_errors, mean, outputs, predictions, share, strings_read
 from .experiments import EXPERIMENTS, Experiment
 from .likelihood import read_strings
 from .models import StripModel
@@ -223,9 +214,9 @@ def _calibration(model: StripModel, data: Data, root: str | Path) -> dict[str, A
 
     From validation are the temperature and, without labels, the offset of the digits' places.
     """
-    temperature = calibration.fit_temperature(sum_log_probabilities(model, data.val.images), data.val.sums)
     split, strips = list(data.splits.items())[-1]
-    log_p = sum_log_probabilities(model, strips.images)
+    known, read = (predictions(model, part.images) for part in (data.val, strips))
+    temperature, log_p = calibration.fit_temperature(known.log_p, data.val.sums), read.log_p
     right = log_p.argmax(axis=1) == strips.sums
     measured: dict[str, Any] = {"split": split, "n": len(strips), "temperature": temperature}
     for name, tempered in (("plain", log_p), ("tempered", calibration.tempered(log_p, temperature))):
@@ -244,9 +235,9 @@ def _calibration(model: StripModel, data: Data, root: str | Path) -> dict[str, A
         "abstaining": {"share": ABSTAIN, "n": kept} | share(round(accuracy[kept - 1] * kept), kept),
     }
     if strips.corners is not None and model.stride is not None:
-        read = predictions(model, data.val.images).readings
-        offset = calibration.fit_offset(data.val.images, [reading.columns for reading in read], model.stride)
-        errors = centre_errors(predictions(model, strips.images), strips.corners, model.stride, offset)
+        columns = [reading.columns for reading in known.readings]
+        offset = calibration.fit_offset(data.val.images, columns, model.stride)
+        errors = centre_errors(read, strips.corners, model.stride, offset)
         overlap = calibration.closest(strips.corners)
         groups = [(low, high, right[(overlap >= low) & (overlap <= high)]) for low, high in OVERLAPS]
         measured |= {

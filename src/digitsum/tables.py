@@ -23,6 +23,7 @@ from .records import (
     load_studies,
     trained_on,
 )
+from .reported import NOTHING, PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED
 from .studies import READER, STUDIES, variants_of
 
 Entry = Mapping[str, float]  # {"value", "low", "high"}
@@ -33,55 +34,8 @@ SPLITS = {
 }  # fmt: skip
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
 REFERENCES = ("most_common", "oracle-digit_labels")  # what brackets the systems and stands below them
-NOTHING = "–"
 EMPTY = "No records yet:"
 COMMAND = "python -m digitsum train"
-
-# What the reports themselves give, on the course's files; their numbers, not ours.
-REPORTED = {
-    "baseline_cnn-regression": "A: test MSE 12.463",
-    "baseline_cnn-classification": "A: test 9.22 %, MAE 3.76",
-    "cnn_attention-regression": "E: validation 75.25 %, train 96.77 %",
-    "resnet50-classification": "B: test 84–85 %, entire 90–91 %",
-    "cnn3_dropout-classification": "B: validation about 13.5 %",
-    "cnn2_dropout-regression": "D: validation 11.72 %, MAE 2.8462",
-    "cnn2_linear-regression": "E: entire 16 %",
-    "cnn_no_attention-regression": "E: validation 70.02 %, train 94.74 %",
-    "cnn_attention_several-regression": "E: validation 65.48 %, train 86.75 %",
-    "cnn_attention_between-regression": "E: validation 70.95 %, train 93.09 %",
-    "vgg16_frozen-regression": "C: no better than its CNN",
-    "vit-regression": "E: 6.4 %",
-    "ocr": "E: 7.8 % of 10,000",
-    "yolo-boxes_digit_labels": "E: finds no digits",
-}
-
-# What other public systems reach, as they state it: (system, learns from, accuracy, parameters).
-PEERS_ON_STRIPS = (
-    ("ResNet-18, fine-tuned", "sums, and 50,000 more composed strips", "95.55 % test", "11 M"),
-    (
-        "ResNet with four heads",
-        "digit labels: 330 by hand, the rest by a labeller trained on MNIST",
-        "93.6–95.2 % test",
-        "1.22 M",
-    ),
-    ("segmentation, then LeNet", "MNIST's digit labels", "78.06 % of all 30,000", NOTHING),
-    ("CNN, 7x7 kernels, average pooling", "sums", "53.00 % test", "2.5 M"),
-    ("regression on generated strips", "MNIST", "39.35 %", NOTHING),
-    ("CNN in Keras", "sums", "16.83 %", "0.6 M"),
-)
-PEERS_ON_CUT_DIGITS = (
-    ("CTSketch", "15,000 sums of two 2-digit numbers", "96.7 %", NOTHING),
-    ("DeepSoftLog", "15,000 sums of two 2-digit numbers", "96.6 %", NOTHING),
-    ("DeepStochLog", "15,000 sums of two 2-digit numbers", "96.4 %", NOTHING),
-    ("A-NeSI", "15,000 sums of two 2-digit numbers", "95.96 ± 0.38 %", NOTHING),
-    ("DeepProbLog", "15,000 sums of two 2-digit numbers", "95.2 %", NOTHING),
-    ("LTN", "15,000 sums of two 2-digit numbers", "77.5 ± 35.6 % (seeds collapse)", NOTHING),
-    ("DeepSoftLog", "5,000 sums of four digits", "94.13 %", NOTHING),
-    ("A-NeSI", "5,000 sums of four digits", "93.53 %", NOTHING),
-    ("IndeCateR", "5,000 sums of four digits", "92.55 %", NOTHING),
-    ("CTSketch", "5,000 sums of four digits", "92.17 %", NOTHING),
-    ("Scallop", "5,000 sums of four digits", "88.90 %", NOTHING),
-)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -206,7 +160,7 @@ def _results(records: Sequence[Record]) -> str:
         name, note = seeds[0]["experiment"], departures(seeds[0])
         rows.append([
             f"`{name}`" + (f"<br>{note}" if note else ""),
-            REPORTED.get(name, NOTHING),
+            REPORTED[name].short if name in REPORTED else NOTHING,
             f"{learned_from(seeds[0])}; seeds: {seeds_words(seeds)}",
             *(share_of(seeds, split) for split in ("val", "test", "unseen")),
             *(error_of(seeds, "test", measure) for measure in ("mae", "mse")),
@@ -418,9 +372,7 @@ def learned_from(record: Record) -> str:
 
 def departures(record: Record) -> str:
     """What a run starts from and the settings in which it departs from its experiment, in words; "" where in none."""
-    supervision = record["settings"]["supervision"]
-    words = {"sums": [], "nothing": ["not trained"]}.get(supervision, [f"trained with {supervision}"])
-    words += [f"from {record['weights']}"] if record["weights"] != "none" else []
+    words = [f"from {record['weights']}"] if record["weights"] != "none" else []
     start = "random start" if record["trained_parameters"] == record["parameters"] else "frozen as drawn at random"
     for key, (theirs, ours) in record["changed"].items():
         if key == "epochs":
