@@ -409,7 +409,8 @@ def _label(layer: nn.Module) -> str:
     inner = layer[0] if isinstance(layer, nn.Sequential) else layer
     if isinstance(inner, nn.Conv2d):
         size = " × ".join(map(str, inner.kernel_size))
-        step = "" if set(inner.stride) == {1} else f", stride {' × '.join(map(str, inner.stride))}"
+        stride = inner.stride if len(set(inner.stride)) > 1 else inner.stride[:1]
+        step = "" if stride == (1,) else f", stride {' × '.join(map(str, stride))}"
         return f"convolution {size}{step}"
     if isinstance(inner, nn.Linear):
         return "linear"
