@@ -131,7 +131,7 @@ def test_other_records_give_other_sentences(tmp_path: Path):
         "is not to be taken at its word",
         "lies 2.5 pixels",
         "There is no record of what the reader sees yet",
-        "One seed only of cnn_attention-classification, resnet50-regression",
+        "One seed only of resnet50-regression, cnn_attention-classification",
     ):
         assert squeezed(sentence) in text, sentence
     assert squeezed("There is no record of calibration yet") not in text

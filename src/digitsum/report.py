@@ -102,7 +102,7 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
     objectives = {record["experiment"]: record["settings"]["objective"] for record in whole}
     ranks = {name: list(objectives.values())[:k].count(objectives[name]) for k, name in enumerate(objectives)}
     histories = {record["experiment"]: record["history"] for record in whole if ranks[record["experiment"]] < CURVES}
-    height = 2.1 * len(set(objectives.values()))
+    height = 2.4 * len(set(objectives.values()))
     save(plots.curves(histories, objectives), folder / "curves.pdf", 9.6, height)
     if "calibration" in studies:
         measured = studies["calibration"][READER][0]["measured"]
