@@ -176,7 +176,7 @@ def _beside(rows: Sequence[Sequence[Record]], stated: Reported) -> dict[str, Any
     """A report's system: what it states, and the same of ours, where there is a record."""
     seeds: Sequence[Record] = next((row for row in rows if row[0]["experiment"] == stated.experiment), [])
     parts = []
-    for split, measure in stated.measures if seeds else ():
+    for split, measure in [pair for pair in stated.measures if seeds and pair[0] in seeds[0]["metrics"]]:
         error = measure in ("mse", "mae")
         way = {"accuracy": "", "within_half": " within 0.5"}.get(measure, f" {measure.upper() if error else measure}")
         parts.append(f"{SPLITS[split]}{way} {(error_of if error else share_of)(seeds, split, measure)}")

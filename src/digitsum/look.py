@@ -36,7 +36,7 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     data = load_data("mnist", root)
     model = load_checkpoint(checkpoint)
     strips = data.unseen
-    assert strips is not None and strips.digits is not None
+    assert strips is not None and strips.digits is not None and model.stride is not None
     read = predictions(model, strips.images)
     wrong = np.flatnonzero(np.not_equal(read.sums, strips.sums))
     certainty = sight(model, strips.images[wrong]).sums.max(axis=1)  # of the wrong answers
@@ -50,7 +50,7 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     save(plots.sum_probabilities(sight(model, strips.images[extremes]).sums, strips.sums[extremes]),
          figures / "sums.pdf", 8, 2)  # fmt: skip
     own = data.train[:LABELLED]
-    found = label_digits(own, predictions(model, own.images).readings, model.stride or 1)
+    found = label_digits(own, predictions(model, own.images).readings, model.stride)
     save(plots.labelled_digits(found.glyphs, found.labels), figures / "digits.pdf", 9)
     surest = np.argsort(-certainty, kind="stable")[:WRONG]
     titles = [
