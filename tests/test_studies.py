@@ -16,8 +16,9 @@ from digitsum import studies
 from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
 from digitsum.compose import lay_out
 from digitsum.data import Data, digit_glyphs
+from digitsum.evaluation import Predictions
 from digitsum.experiments import EXPERIMENTS, differences
-from digitsum.likelihood import sum_log_likelihood
+from digitsum.likelihood import Reading, sum_log_likelihood
 from digitsum.models import MODELS
 from digitsum.models.cut_digits import cells, joined
 from digitsum.objectives import OBJECTIVES
@@ -274,3 +275,21 @@ def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monke
     study("counts"), study("calibration")  # not measured again
     with pytest.raises(CheckpointError, match="other strips"):
         study("calibration", data=tiny.head(8))
+
+
+def test_pseudo_labels_are_held_to_the_truth(reader, study, tiny, monkeypatch):
+    strips = tiny.train
+    columns = ((strips.corners[:, :, 1] + 14) // 4).tolist()
+
+    def answered(digits: np.ndarray) -> dict:
+        readings = [Reading(*row, 1.0) for row in zip(digits.tolist(), columns, strict=True)]
+        found = Predictions(strips.sums, strips.sums, readings)
+        monkeypatch.setattr(studies, "predictions", lambda model, images: found)
+        ((path, record),) = study("pseudo_labels")
+        path.unlink()
+        return record["measured"]
+
+    measured = answered(strips.digits)
+    assert measured["strips"] == len(strips) and measured["right"]["value"] == 1
+    assert 0 < measured["glyphs"] <= measured["digits"] == sum(measured["of_each"])
+    assert answered(np.roll(strips.digits, 1, axis=1))["right"]["value"] < 0.5  # the sums still agree
