@@ -17,8 +17,7 @@ class Augmentation:
     height and of width, `slant` in columns per row, `thickness` as a share of the way to one pixel more or less of pen
     on each side. `warps` are elastic displacements, each drawn from a normal distribution of a standard deviation in
     pixels at points of a distance in pixels: ((deviation, distance), ...). `sharpen` is the contrast added around
-    mid-grey to all images, as a share of what they have: it gives back the steep edges that interpolation flattens,
-    and without which a network learns to read blurred strips only.
+    mid-grey to all images, as a share of what they have: it gives back the steep edges that interpolation flattens.
     """
 
     shift: float = 0.0

@@ -74,11 +74,16 @@ def fit_offset(images: np.ndarray, columns: Sequence[Sequence[int]], stride: int
     """
     found = []
     for ink, read in zip(images.sum(axis=1, dtype=np.int64), columns, strict=True):
-        edges = np.flatnonzero(np.diff(ink > 0, prepend=False, append=False)).reshape(-1, 2)  # (pieces, 2)
+        edges = pieces(ink)
         if len(edges) == len(read):
             middles = [np.average(np.arange(start, end), weights=ink[start:end]) for start, end in edges]
             found += [middle - stride * column for middle, column in zip(middles, read, strict=True)]
     return float(np.median(found)) if found else 0.0
+
+
+def pieces(ink: np.ndarray) -> np.ndarray:
+    """The first column of each piece of ink and the one after its last, (P, 2), where ink (W,) is not zero."""
+    return np.flatnonzero(np.diff(ink > 0, prepend=False, append=False)).reshape(-1, 2)
 
 
 def closest(corners: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .calibration import fit_offset
+from .calibration import fit_offset, pieces
 from .compose import GLYPH, Strips
 from .likelihood import Reading
 
@@ -37,7 +37,7 @@ def label_digits(strips: Strips, readings: Sequence[Reading], stride: int) -> La
     for row, (image, total, reading) in enumerate(zip(strips.images, strips.sums, readings, strict=True)):
         if reading.probability < SURE or sum(reading.digits) != total or not image.any():
             continue
-        starts, ends = np.flatnonzero(np.diff(image.any(axis=0), prepend=False, append=False)).reshape(-1, 2).T
+        starts, ends = pieces(image.any(axis=0)).T
         read = stride * np.array(reading.columns)[:, None] + offset  # (K, 1), in pixels
         piece = np.maximum(starts - read, read - ends + 1).argmin(axis=1)  # (K,), the nearest to each digit
         held = np.bincount(piece, minlength=len(starts))
