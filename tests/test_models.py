@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import digitsum.models.pretrained
 from digitsum.checkpoints import load_checkpoint, save_checkpoint
@@ -92,6 +93,30 @@ def test_a_model_is_a_function_of_its_seed(name):
     models = (build(EXPERIMENTS[name], seed) for seed in (1, 1, 2))
     one, again, other = (nn.utils.parameters_to_vector(model.parameters()) for model in models)
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_the_reader_looks_again_where_it_doubts(images):
+    reader = untrained("reader")
+    reader(images)  # moves the batch norms' running statistics away from their start
+    assert torch.equal(reader(images), reader(images)), "in training, there is one look"
+    reader.eval()
+    with torch.no_grad():
+        reader.second_look = 0.0
+        once = reader(images)
+        likeliest = once.softmax(2).amax(2).amin(1)
+        reader.second_look = likeliest.median().item() + 1e-6  # so that half of the strips are in doubt
+        doubtful = likeliest < reader.second_look
+        assert doubtful.any() and not doubtful.all()
+        twice = reader(images)
+        torch.testing.assert_close(twice[~doubtful], once[~doubtful])
+
+        reader.second_look = 0.0
+        looks = [once]
+        for right, down in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            wide = F.pad(images, (8, 8, 1, 1)).roll((down, right), dims=(2, 3))[:, :, 1:-1, 4:-4]
+            looks.append(reader(wide)[:, 1:-1])
+        mean = torch.stack([look.softmax(2) for look in looks]).mean(0)
+    torch.testing.assert_close(twice[doubtful].exp(), mean[doubtful], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("outputs", "total"), [(1, 3_459_713), (37, 3_464_357)])
