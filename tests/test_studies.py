@@ -16,7 +16,7 @@ from digitsum import studies
 from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
 from digitsum.compose import lay_out
 from digitsum.data import Data, digit_glyphs
-from digitsum.evaluation import Predictions
+from digitsum.evaluation import Predictions, predictions
 from digitsum.experiments import EXPERIMENTS, differences
 from digitsum.likelihood import Reading, sum_log_likelihood
 from digitsum.models import MODELS
@@ -275,6 +275,20 @@ def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monke
     study("counts"), study("calibration")  # not measured again
     with pytest.raises(CheckpointError, match="other strips"):
         study("calibration", data=tiny.head(8))
+
+
+def test_the_second_look_is_measured_with_the_same_weights(reader, study, tiny):
+    ((_, record),) = study("second_look")
+    measured = record["measured"]
+    assert measured["looks"] == 5 and 0 < measured["below"] < 1
+    assert list(measured["splits"]) == ["val", "unseen"]
+    unseen = measured["splits"]["unseen"]
+    assert unseen["n"] == 16 and 0 <= unseen["again"]["value"] <= 1
+    model = load_checkpoint(reader)
+    for name, below in (("several", measured["below"]), ("once", 0.0)):
+        model.second_look = below
+        right = (predictions(model, tiny.unseen.images).sums == tiny.unseen.sums).mean()
+        assert unseen[name]["value"] == right
 
 
 def test_pseudo_labels_are_held_to_the_truth(reader, study, tiny, monkeypatch):

@@ -236,6 +236,12 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Seq
             + [spread([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
             for digits in seeds[0]
         ]
+    if "second_look" in studies:
+        seeds = [record["measured"] for record in studies["second_look"][READER]]
+        found["second_look"] = {
+            split: {key: spread([s["splits"][split][key] for s in seeds]) for key in ("again", "once", "several")}
+            for split in seeds[0]["splits"]
+        } | {"looks": seeds[0]["looks"], "below": f"{100 * seeds[0]['below']:g} %"}  # fmt: skip
     if "pseudo_labels" in studies:
         measured = studies["pseudo_labels"][READER][0]["measured"]
         found["pseudo_labels"] = {

@@ -199,6 +199,12 @@ def _faults_of_measurement(record: Any) -> Iterator[str]:
         for digits in measured if isinstance(measured, dict) else []:
             wanted |= {f"measured.{digits}.{key}": int for key in ("n", "columns")}
             shares += [f"{digits}.{way}.{what}" for way in WAYS for what in ("strings", "sums", "count")]
+    elif _get(record, "study") == "second_look":
+        wanted |= {"measured.looks": int, "measured.below": float, "measured.splits": dict}
+        splits = _get(record, "measured.splits")
+        for split in splits if isinstance(splits, dict) else []:
+            wanted[f"measured.splits.{split}.n"] = int
+            shares += [f"splits.{split}.{key}" for key in ("again", "once", "several")]
     elif _get(record, "study") == "pseudo_labels":
         wanted |= {f"measured.{key}": int for key in ("strips", "digits", "glyphs")}
         shares = ["right"]

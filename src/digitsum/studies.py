@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import shutil
 import time
@@ -24,6 +25,7 @@ from .experiments import EXPERIMENTS, Experiment
 from .likelihood import read_strings
 from .models import StripModel
 from .models.cut_digits import cells, joined
+from .models.reader import SHIFTS, Reader
 from .pseudo_labels import label_digits
 from .runs import circumstances, commit, record_of, recorded, settings_digest, write_record
 from .training import pick_device, train
@@ -268,6 +270,21 @@ def _pseudo_labels(model: StripModel, data: Data, root: str | Path) -> dict[str,
     return measured
 
 
+def _second_look(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
+    """What looking again is worth: right sums with and without it, and how many strips it looks at again."""
+    assert isinstance(model, Reader)
+    once = copy.deepcopy(model)
+    once.second_look = 0.0
+    measured: dict[str, Any] = {"looks": len(SHIFTS), "below": model.second_look, "splits": {}}
+    for split, strips in (("val", data.val), list(data.splits.items())[-1]):
+        again = sum(int(model.doubts(batch).sum()) for batch in outputs(once, strips.images))
+        measured["splits"][split] = {"n": len(strips), "again": share(again, len(strips))} | {
+            name: share(int((predictions(reader, strips.images).sums == strips.sums).sum()), len(strips))
+            for name, reader in (("once", once), ("several", model))
+        }
+    return measured
+
+
 STUDIES: dict[str, Study] = {
     "ablations": Study("One thing at a time is taken from the reader or put in its place.", variants=_ablations),
     "sums": Study(
@@ -290,6 +307,10 @@ STUDIES: dict[str, Study] = {
         "How far the probability that the reader gives its sum can be trusted, on `unseen` strips, and how well it "
         "knows where digits stand. Fitted on validation are the temperature and, to the ink alone, the offset.",
         measure=_calibration,
+    ),
+    "second_look": Study(
+        "What the second look is worth to the reader: the same weights without it and with it.",
+        measure=_second_look,
     ),
     "pseudo_labels": Study(
         "What knowing only sums is worth in labels: the digits that stand alone in the training strips, cut out and "

@@ -411,18 +411,17 @@ def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) 
     A row that is the reader itself is filled from the `published` records where the study has none of its own.
     """
     tables = {}
+    measured = {
+        "counts": _counts, "calibration": _calibration, "second_look": _second_look, "pseudo_labels": _pseudo_labels,
+    }  # fmt: skip
     for name, study in STUDIES.items():
         here = [record for record in studied if record["study"] == name]
         again = f"python -m digitsum study {name} --source {STUDIED}"
         if not here:
             tables[f"study-{name}"] = f"{EMPTY} `{again}` makes them."
             continue
-        if name == "counts":
-            table = _counts(here)
-        elif name == "calibration":
-            table = _calibration(here)
-        elif name == "pseudo_labels":
-            table = _pseudo_labels(here)
+        if name in measured:
+            table = measured[name](here)
         else:
             readers = [r for r in published if (r["experiment"], r["source"], r["changed"]) == (READER, STUDIED, {})]
             table = _trained(name, here, readers)
@@ -485,6 +484,18 @@ def _pseudo_labels(records: Sequence[Record]) -> str:
             f"{100 * record['measured']['right']['value']:.2f} %",
         ]
         for record in records
+    ]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _second_look(records: Sequence[Record]) -> str:
+    """A row per split."""
+    header = ["strips", "n", "looked at again", "right sums with one look", "right sums as published"]
+    seeds = [record["measured"]["splits"] for record in records]
+    rows = [
+        [SPLITS[split], f"{seeds[0][split]['n']:,}"]
+        + [spread([seed[split][key] for seed in seeds]) for key in ("again", "once", "several")]
+        for split in seeds[0]
     ]  # fmt: skip
     return markdown_table(header, rows)
 

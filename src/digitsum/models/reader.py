@@ -62,11 +62,15 @@ class Reader(StripModel):
         logits = self._look(images)
         if self.training or not self.second_look:
             return logits
-        doubtful = logits.float().softmax(2).amax(2).amin(1) < self.second_look  # (N,)
+        doubtful = self.doubts(logits)
         if doubtful.any():
             again = self._several_looks(images[doubtful], logits[doubtful])
             logits = logits.index_put((doubtful,), again.to(logits.dtype))
         return logits
+
+    def doubts(self, logits: Tensor) -> Tensor:
+        """Which strips (N,), bool, it looks at again, from the first look's logits (N, W / 4, 11)."""
+        return logits.float().softmax(2).amax(2).amin(1) < self.second_look
 
     def _several_looks(self, images: Tensor, logits: Tensor) -> Tensor:
         """Log-probabilities (N, W / 4, 11) of the mean over SHIFTS; `logits` are those of the first."""
