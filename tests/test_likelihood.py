@@ -170,15 +170,24 @@ def test_reads_the_best_placement():
     assert free[0].probability > 0.95 > fixed[2].probability
 
 
+def test_a_digit_shared_between_columns_is_read_once():
+    logits = torch.full((1, 6, SYMBOLS), -30.0)
+    logits[..., 0] = 0.0
+    for column in (2, 3, 4):
+        logits[0, column, 8] = -0.7  # a third of the way: no column is likelier to hold the 7 than not
+    assert read_strings(logits)[0].digits == [7]
+
+
 @settings(deadline=None, max_examples=25)
 @given(columns=st.integers(1, 4), count=st.integers(0, 4), seed=st.integers(0, 2**31))
-def test_readings_are_the_most_likely_placements(columns, count, seed):
+def test_readings_are_the_most_likely_placements_of_the_most_likely_count(columns, count, seed):
     logits = random_logits(1, columns, seed=seed)
     p = logits[0].softmax(-1).tolist()
+    likeliest = count_distribution(logits).argmax().item()
     for allowed in (None, min(count, columns)):
         best = max(
             (symbols for symbols in itertools.product(range(SYMBOLS), repeat=columns)
-             if allowed is None or columns - symbols.count(0) == allowed),
+             if columns - symbols.count(0) == (likeliest if allowed is None else allowed)),
             key=lambda symbols: math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True)),
         )  # fmt: skip
         reading = read_strings(logits, allowed)[0]

@@ -120,11 +120,11 @@ def string_log_likelihood(logits: Tensor, digits: Tensor) -> Tensor:
 
 
 def read_strings(logits: Tensor, count: int | tuple[int, int] | None = None) -> list[Reading]:
-    """Each strip's most likely digits with their columns: the best single placement, exactly.
+    """Each strip's most likely digits with their columns: the best single placement of the most likely count, exactly.
 
-    With any count allowed each column takes its best symbol; otherwise the columns with the best odds of a digit are
-    taken until the count is met. The probability is that of the digits, wherever they stand, given that the count is
-    allowed.
+    The columns with the best odds of a digit are taken until the count is met. An open count comes first, over all
+    placements, since one digit shared between two columns makes none or two of them the best symbol of a column. The
+    probability is that of the digits, wherever they stand, given that the count is allowed.
     """
     least, most = _bounds(logits, count)
     logits = logits.detach()
@@ -134,16 +134,16 @@ def read_strings(logits: Tensor, count: int | tuple[int, int] | None = None) -> 
     gains, symbols = odds.max(dim=-1)  # (N, T)
     order = gains.argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)  # 0 for the column with the best odds of a digit
-    taken = (rank < least) | ((rank < most) & (gains > 0))
+    counts = count_distribution(logits)[:, least : most + 1]
+    lengths = least + counts.argmax(dim=1)
+    taken = rank < lengths[:, None]
 
-    counts = count_distribution(logits)[:, least : most + 1].logsumexp(dim=1)
-    lengths = taken.sum(dim=1)
-    log_probability = torch.empty_like(counts)
+    log_probability = torch.empty_like(gains[:, 0])
     for length in lengths.unique().tolist():  # strips of equal length together
         rows = (lengths == length).nonzero()[:, 0]
         strings = symbols[rows][taken[rows]].reshape(len(rows), length)
         log_probability[rows] = string_log_likelihood(logits[rows], strings)
-    probabilities = (log_probability - counts).exp().clamp(max=1).tolist()
+    probabilities = (log_probability - counts.logsumexp(dim=1)).exp().clamp(max=1).tolist()
 
     taken, symbols = taken.cpu(), symbols.cpu()
     return [
