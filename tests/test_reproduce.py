@@ -47,7 +47,7 @@ def test_every_experiment_is_planned_with_its_seeds(tiny, tmp_path):
     assert all((row.why, row.minutes) == ("no record", None) for row in rows)
     for name in ("baseline_cnn-regression", "baseline_cnn-classification"):
         assert [row.seed for row in rows if row.experiment == name] == [0, 10, 42]
-    assert seeds_of("reader") == (0, 1, 2) and seeds_of("reader", [5, 6]) == [5, 6]
+    assert seeds_of("reader") == (0, 1, 2, 3, 4) and seeds_of("reader", [5, 6]) == [5, 6]
     assert seeds_of(PRETRAINED) == (0,) and seeds_of(PRETRAINED, [5, 6]) == [5, 6]
     assert list(seeds_of("most_common", [5, 6])) == [5]
 

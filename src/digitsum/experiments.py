@@ -106,6 +106,10 @@ _core = [
 ]  # fmt: skip
 
 _further = [
+    replace(
+        _core[-1], label="reader_small", model_args={"widths": (16, 32, 64), "depths": (1, 1, 2, 1)}, epochs=12,
+        left_open="The reader at half of its widths and 12 of its 40 epochs: what remains of it on a small budget.",
+    ),
     Experiment(
         "baseline_cnn", "classification", label="cnn3_dropout-classification", report="B",
         left_open="The report gives all but kernels and the choice of the epoch: 3x3, and by validation accuracy.",

@@ -13,8 +13,9 @@ from .data import Data
 from .experiments import EXPERIMENTS, preset
 from .records import trained_on
 from .runs import folder_name, same_settings
+from .studies import READER, SEEDS
 
-SEEDS = (0, 1, 2)
+SEEDS_OF_READER = (0, 1, 2, 3, 4)
 SEEDS_OF_REPORT_C = (0, 10, 42)
 
 
@@ -29,13 +30,15 @@ class Planned:
 
 
 def seeds_of(name: str, given: Sequence[int] | None = None) -> Sequence[int]:
-    """The seeds that an experiment is trained with: those given, or report C's for its networks, or three.
+    """The seeds that an experiment is trained with: those given, or five for the reader, report C's, or three.
 
     Of what does not depend on the seed one run is enough, and unless seeds are given also of networks that start from
     published weights, which take hours.
     """
     if name == "most_common" or not EXPERIMENTS[name].epochs or (given is None and EXPERIMENTS[name].weights):
         return (given or SEEDS)[:1]
+    if name == READER:
+        return given or SEEDS_OF_READER
     return given or (SEEDS_OF_REPORT_C if "C" in EXPERIMENTS[name].report.split(", ") else SEEDS)
 
 
