@@ -19,7 +19,7 @@ from digitsum.experiments import EXPERIMENTS
 from digitsum.records import MEASURES, PUBLISHED, TableError, load_comparison, load_records, load_studies
 from digitsum.reported import REPORTED
 from digitsum.runs import same_settings
-from digitsum.studies import READER, STUDIES
+from digitsum.studies import READER, STUDIES, variants_of
 from digitsum.tables import (
     EMPTY,
     command,
@@ -125,7 +125,7 @@ def test_studied_record_is_of_the_study_as_it_stands(studied: dict):
     if STUDIES[studied["study"]].measure:
         assert studied["weights"] == read_metadata(REPOSITORY / "models" / "mnist" / f"{READER}.safetensors")["digest"]
         return
-    variants = {variant.name: variant.experiment for variant in STUDIES[studied["study"]].variants(EXPERIMENTS[READER])}
+    variants = {variant.name: variant.experiment for variant in variants_of(studied["study"])}
     then = studied["settings"] | {key: usual for key, (usual, _) in studied["changed"].items()}
     today = asdict(variants[studied["experiment"]])
     assert same_settings(then, today), "its settings have changed since: run the study again"
@@ -278,7 +278,7 @@ def test_published_command_is_one_that_the_command_line_knows(published: dict):
 
 def studied(study: str, variant: str, seed: int = 0, accuracy: float = 0.5) -> dict:
     """A whole record of a variant that was trained in a study."""
-    settings = {v.name: asdict(v.experiment) for v in STUDIES[study].variants(EXPERIMENTS[READER])}[variant]
+    settings = {v.name: asdict(v.experiment) for v in variants_of(study)}[variant]
     strings = {"unseen": entry(accuracy - 0.02)}
     about = {"study": study, "experiment": variant, "settings": settings, "strings": strings, "changed": {}}
     return record(READER, seed, accuracy) | about
@@ -324,14 +324,15 @@ def test_a_study_without_records_says_how_to_make_them():
         assert _parser().parse_args(words[3:]).study == name
 
 
-def test_a_study_has_a_row_for_each_variant_and_the_published_reader(tmp_path: Path):
+def test_a_study_has_a_row_for_each_variant_and_its_published_base(tmp_path: Path):
     made = [studied("ablations", "no_start", seed, 0.9 + seed / 10) for seed in (1, 0)]
     made += [studied("sums", "500", accuracy=0.4), COUNTS, CALIBRATION]
     found = load_studies(keep_studies(tmp_path, *made))
     assert [r["study"] for r in found] == sorted((r["study"] for r in made), key=list(STUDIES).index)
-    tables = render_studies(found, [record(READER, accuracy=0.97), record(READER, seed=1, accuracy=0.1, epochs=2)])
+    base = STUDIES["ablations"].base
+    tables = render_studies(found, [record(base, accuracy=0.97), record(base, seed=1, accuracy=0.1, epochs=2)])
     rows = [row for row in tables["study-ablations"].splitlines() if row.startswith("| `")]
-    assert [row.split("`")[1] for row in rows] == [READER, "no_start"]
+    assert [row.split("`")[1] for row in rows] == [base, "no_start"]
     assert "97.0 % (96.0–98.0)" in rows[0] and "10.0 %" not in rows[0]
     assert "| 2 | 95.0 ± 7.1 %, worst 90.0 % |" in rows[1] and "93.0 ± 7.1 %, worst 88.0 %" in rows[1]
     assert "40.0 %" in tables["study-sums"] and "40.0 %" not in tables["study-ablations"]

@@ -359,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seeds", type=_natural, nargs="+", default=SEEDS, help="of the runs ({} {} {})".format(*SEEDS))
     variants = list(dict.fromkeys(variant.name for name in STUDIES for variant in variants_of(name)))
     study.add_argument("--only", nargs="+", choices=variants, default=(), metavar="VARIANT", help="(all)")
-    study.add_argument("--epochs", type=_positive, help="in place of the reader's own")
+    study.add_argument("--epochs", type=_positive, help="in place of the study's own")
     study.add_argument("--train-limit", type=_positive, help="train on only so many strips")
     study.add_argument("--checkpoint", type=Path, nargs="+", default=(), help="readers to measure (the published one)")
     study.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")

@@ -21,9 +21,9 @@ from .evaluation import CONFIDENCE
 from .experiments import EXPERIMENTS
 from .look import EDGES
 from .objectives import NUM_SUMS
-from .records import Record, in_rows, trained_on
+from .records import Record, in_rows, trained_on, unchanged
 from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
-from .studies import READER, variants_of
+from .studies import READER, STUDIES, variants_of
 from .tables import (
     SPLITS,
     command,
@@ -85,7 +85,7 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "variants": variants,
         "left_open": left_open(records),
         "commands": _commands(records),
-        "studies": _studies(studies, [record for record in records if record["experiment"] == READER]),
+        "studies": _studies(studies, records),
         "task": _task(),
         "generator": [
             [name, theirs, _measured(name, seen["generator"][name]), where] for name, theirs, where in COURSE
@@ -214,14 +214,16 @@ def by_variant(studied: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
     return studies
 
 
-def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], readers: Sequence[Record]) -> dict[str, Any]:
-    """The studies of which there are records, as rows of text; the unchanged reader's are its published records."""
+def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Sequence[Record]) -> dict[str, Any]:
+    """The studies of which there are records, as rows of text; those of an unchanged base are published `records`."""
     found: dict[str, Any] = {}
     for name in ("ablations", "sums", "cut_digits"):
         if name in studies:
-            alone = {READER: readers} if name != "cut_digits" else {}
             sentences = {variant.name: variant.sentence for variant in variants_of(name)}
-            rows = sorted((alone | dict(studies[name])).items(), key=lambda row: -statistics.mean(_validation(row[1])))
+            base = STUDIES[name].base
+            published = {base: unchanged(records, base)} if base in sentences else {}
+            whole = {variant: seeds for variant, seeds in (published | dict(studies[name])).items() if seeds}
+            rows = sorted(whole.items(), key=lambda row: -statistics.mean(_validation(row[1])))
             if name != "ablations":
                 rows.sort(key=lambda row: trained_on(row[1][0]))
             found[name] = [

@@ -151,6 +151,11 @@ def _read_study(path: Path, study: str) -> Record:
     return record
 
 
+def unchanged(records: Sequence[Record], experiment: str) -> list[Record]:
+    """The records of an experiment, on the source that is studied, with all settings its own."""
+    return [r for r in records if (r["experiment"], r["source"], r["changed"]) == (experiment, STUDIED, {})]
+
+
 def _names(study: str) -> list[str]:
     return [variant.name for variant in variants_of(study)] or [READER]  # what is measured is the reader
 

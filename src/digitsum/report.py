@@ -20,8 +20,8 @@ from .checkpoints import read_metadata, replacing, write_json
 from .data import mnist_is_there
 from .facts import by_variant, compared, facts_json, mean
 from .look import look, save
-from .records import Record, load_records, load_studies, trained_on
-from .studies import READER
+from .records import Record, load_records, load_studies, trained_on, unchanged
+from .studies import READER, STUDIES
 
 LOOK = Path("report") / "mnist.json"  # below results/: what look.py measured
 CURVES = 4  # experiments at most are drawn of each objective
@@ -115,7 +115,7 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
         save(plots.coverage({READER: (shares, accuracies)}), folder / "coverage.pdf", 5)
     if "sums" in studies:
         runs = [record for seeds in studies["sums"].values() for record in seeds]
-        runs += [record for record in records if record["experiment"] == READER]
+        runs += unchanged(records, STUDIES["sums"].base)
         accuracy: dict[int, list[float]] = {}
         for run in runs:
             accuracy.setdefault(trained_on(run), []).append(run["metrics"]["unseen"]["accuracy"]["value"])

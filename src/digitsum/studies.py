@@ -31,6 +31,7 @@ from .runs import circumstances, commit, record_of, recorded, settings_digest, w
 from .training import pick_device, train
 
 READER = "reader"  # the experiment that is studied
+SMALL = "reader_small"  # in its place where much has to be trained
 SEEDS = (0, 1, 2)
 STRIPS = 24_000  # that the reader's epoch goes over
 CUT_SUMS, CUT_TEST_SUMS = 15_000, 2_500  # every one of MNIST's training and test digits once
@@ -56,12 +57,14 @@ class Variant:
 class Study:
     """A question to the reader, answered by training variants of it or by measuring readers that were trained.
 
-    `variants` makes them from the reader's settings; `data` makes theirs from the source's. `measure` takes a trained
-    reader, the source's data and the folder with MNIST, and returns what a record keeps under "measured".
+    `variants` makes them from the settings of the experiment `base`; `data` makes theirs from the source's. `measure`
+    takes a trained reader, the source's data and the folder with MNIST, and returns what a record keeps under
+    "measured".
     """
 
     about: str
     variants: Callable[[Experiment], list[Variant]] | None = None
+    base: str = READER
     data: Callable[[Data, str | Path], Data] = lambda data, root: data
     measure: Measure | None = None
 
@@ -73,7 +76,7 @@ def _ablations(reader: Experiment) -> list[Variant]:
     known = reader.objective_args
     flat = reader.model_args | {"empty_bias": 0.0}  # where no output means "nothing"
     changes: dict[str, tuple[str, dict[str, Any]]] = {
-        READER: ("The reader as it is.", {}),
+        reader.name: (f"`{reader.name}` as it is.", {}),
         "no_start": (
             "Without the start-up: the likelihood from the first step on.",
             {"objective_args": known | {"start_steps": 0}},
@@ -122,7 +125,7 @@ def _sums(reader: Experiment) -> list[Variant]:
             _variant(reader, f"{n}", f"The first {n:,} strips only.", **_same_steps(reader, n))
             for n in (500, 1_000, 2_000, 5_000, 10_000)
         ),
-        _variant(reader, READER, f"All {STRIPS:,}: the reader as it is."),
+        _variant(reader, reader.name, f"All {STRIPS:,}: `{reader.name}` as it is."),
     ]
 
 
@@ -147,9 +150,9 @@ def _cut_digits(reader: Experiment) -> list[Variant]:
 
 
 def variants_of(study: str) -> list[Variant]:
-    """What a study trains, made from the reader as it stands; none where it only measures."""
-    make = STUDIES[study].variants
-    return make(EXPERIMENTS[READER]) if make else []
+    """What a study trains, made from its base as that stands; none where it only measures."""
+    make, base = STUDIES[study].variants, EXPERIMENTS[STUDIES[study].base]
+    return make(base) if make else []
 
 
 def _variant(reader: Experiment, name: str, sentence: str, **changes: Any) -> Variant:
@@ -157,7 +160,7 @@ def _variant(reader: Experiment, name: str, sentence: str, **changes: Any) -> Va
 
 
 def _same_steps(reader: Experiment, n: int) -> dict[str, int]:
-    """Settings for `n` strips in as many steps as the reader takes over all of its own, to the nearest epoch."""
+    """Settings for `n` strips in as many steps as `reader` takes over all of its own, to the nearest epoch."""
     passes = max(STRIPS // n, 1)
     return {"train_limit": n, "passes": passes, "epochs": max(round(reader.epochs * STRIPS / (n * passes)), 1)}
 
@@ -286,11 +289,14 @@ def _second_look(model: StripModel, data: Data, root: str | Path) -> dict[str, A
 
 
 STUDIES: dict[str, Study] = {
-    "ablations": Study("One thing at a time is taken from the reader or put in its place.", variants=_ablations),
+    "ablations": Study(
+        f"One thing at a time is taken from `{SMALL}` or put in its place.", variants=_ablations, base=SMALL
+    ),
     "sums": Study(
-        "How accuracy grows with the number of sums to learn from. Steps, batches, schedule and augmentation are the "
-        "reader's: a smaller set is gone over more often.",
+        "How accuracy grows with the number of sums to learn from. Steps, batches, schedule and augmentation are those "
+        f"of `{SMALL}`: a smaller set is gone over more often.",
         variants=_sums,
+        base=SMALL,
     ),
     "counts": Study(
         "The reader, trained on four digits only, reads strips of other numbers of digits, made in the same way of "
@@ -337,24 +343,25 @@ def run_study(
     """Answer one study of STUDIES; yields each record with its path, also those that were there already.
 
     Records are results/studies/<source>/<study>/<variant>-seed<seed>.json. One with the same settings on the same data
-    is not made again, nor is the reader itself where its published record will do; a run that was interrupted goes on.
-    `only` picks variants by name, and `changes` replaces settings of the reader that they are made from. What is
-    measured are the `checkpoints`, by default the reader's published weights.
+    is not made again, nor is the base itself where its published record will do; a run that was interrupted goes on.
+    `only` picks variants by name, and `changes` replaces settings of the base that they are made from. What is measured
+    are the `checkpoints`, by default the reader's published weights.
     """
     commit()
     study, place = STUDIES[name], pick_device(device)
+    base = EXPERIMENTS[study.base]
     folder = Path(results) / "studies" / data.source / name
     if study.measure:
         for checkpoint in checkpoints or [Path(models) / data.source / f"{READER}.safetensors"]:
             yield _measured(name, study.measure, Path(checkpoint), data, place, root, folder)
     if study.variants:
         usual = {variant.name: variant.experiment for variant in variants_of(name)}
-        variants = study.variants(replace(EXPERIMENTS[READER], **changes or {}))
+        variants = study.variants(replace(base, **changes or {}))
         data = study.data(data, root)
         for seed, variant in itertools.product(seeds, [v for v in variants if v.name in (only or usual)]):
             experiment, path = variant.experiment, folder / f"{variant.name}-seed{seed}.json"
             published = Path(results) / data.source / path.name
-            if experiment == EXPERIMENTS[READER] and recorded(published, asdict(experiment), data.fingerprint):
+            if experiment == base and recorded(published, asdict(experiment), data.fingerprint):
                 path = published
             record = recorded(path, asdict(experiment), data.fingerprint)
             if record is None:

@@ -22,9 +22,10 @@ from .records import (
     load_records,
     load_studies,
     trained_on,
+    unchanged,
 )
 from .reported import NOTHING, PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED
-from .studies import READER, STUDIES, variants_of
+from .studies import STUDIES, variants_of
 
 Entry = Mapping[str, float]  # {"value", "low", "high"}
 
@@ -408,7 +409,7 @@ def _cell(text: str) -> str:
 def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) -> dict[str, str]:
     """The table of every study by name, as Markdown; a sentence that says how to make it where it has no records.
 
-    A row that is the reader itself is filled from the `published` records where the study has none of its own.
+    A row that is the study's base itself is filled from the `published` records where it has none of its own.
     """
     tables = {}
     measured = {
@@ -420,17 +421,13 @@ def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) 
         if not here:
             tables[f"study-{name}"] = f"{EMPTY} `{again}` makes them."
             continue
-        if name in measured:
-            table = measured[name](here)
-        else:
-            readers = [r for r in published if (r["experiment"], r["source"], r["changed"]) == (READER, STUDIED, {})]
-            table = _trained(name, here, readers)
+        table = measured[name](here) if name in measured else _trained(name, here, unchanged(published, study.base))
         tables[f"study-{name}"] = f"{study.about} `{again}` makes it.\n\n{table}"
     return tables
 
 
-def _trained(name: str, records: Sequence[Record], readers: Sequence[Record]) -> str:
-    """A row per variant; beside those on cut digits, what others reach there."""
+def _trained(name: str, records: Sequence[Record], base: Sequence[Record]) -> str:
+    """A row per variant, of which one may be the `base`; beside those on cut digits, what others reach there."""
     split = _last_split(records[0])
     theirs = [
         [system, f"{learns}.", NOTHING, NOTHING, NOTHING, score] for system, learns, score, _ in PEERS_ON_CUT_DIGITS
@@ -438,8 +435,8 @@ def _trained(name: str, records: Sequence[Record], readers: Sequence[Record]) ->
     rows = []
     for variant in variants_of(name):
         seeds_of_it = [record for record in records if record["experiment"] == variant.name]
-        if variant.experiment == EXPERIMENTS[READER]:
-            seeds_of_it = seeds_of_it or list(readers)
+        if variant.name == STUDIES[name].base:
+            seeds_of_it = seeds_of_it or list(base)
         for seeds in in_rows(seeds_of_it):
             note = departures(seeds[0])
             read = [seed["strings"][split] for seed in seeds if split in seed.get("strings", {})]
