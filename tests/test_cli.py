@@ -109,6 +109,11 @@ def test_evaluate_says_where_weights_were_trained_on_other_strips(weights, capsy
     assert "trained on other strips" in capsys.readouterr().out
 
 
+def test_evaluate_renews_a_record_only_of_the_weights_that_it_tells_of(weights, capsys):
+    assert main(["evaluate", str(weights[NAME]), "--source", "digits", "--renew"]) == 1
+    assert "is not the record of" in capsys.readouterr().err
+
+
 def test_evaluate_without_any_weights_says_how_to_make_some(capsys):
     assert main(["evaluate", "--source", "digits", "--models", "nowhere"]) == 1
     assert_one_line(capsys.readouterr(), "nowhere", "python -m digitsum train")

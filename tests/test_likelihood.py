@@ -14,6 +14,7 @@ from digitsum.likelihood import (
     SYMBOLS,
     count_distribution,
     moments,
+    most_agreed,
     read_strings,
     string_log_likelihood,
     sum_distribution,
@@ -195,3 +196,28 @@ def test_readings_are_the_most_likely_placements_of_the_most_likely_count(column
         assert reading.digits == [symbol - 1 for symbol in best if symbol]
         strings = {s: c for s, c in outcomes(logits[0]).items() if allowed is None or len(s) == allowed}
         assert reading.probability == pytest.approx(strings[tuple(reading.digits)] / sum(strings.values()))
+
+
+@settings(deadline=None, max_examples=15)
+@given(columns=st.integers(1, 4), count=st.integers(0, 4), looks=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_of_several_looks_the_reading_is_taken_that_all_find_likeliest(columns, count, looks, seed):
+    logits = random_logits(looks, columns, seed=seed)
+    for allowed in (None, min(count, columns)):
+        read = [read_strings(look[None], allowed)[0] for look in logits]
+        means = []
+        for reading in read:
+            each = [outcomes(look) for look in logits]
+            kept = [{s: c for s, c in strings.items() if allowed is None or len(s) == allowed} for strings in each]
+            means.append(sum(k[tuple(reading.digits)] / sum(k.values()) for k in kept) / looks)
+        agreed = most_agreed(logits[:, None], allowed)[0]
+        assert agreed.probability == pytest.approx(max(means))
+        assert agreed.digits == read[means.index(max(means))].digits or len(set(means)) < len(means)
+
+
+def test_looks_that_agree_on_the_digit_and_not_on_its_column_agree():
+    looks = torch.full((3, 1, 6, SYMBOLS), -30.0)
+    looks[..., 0] = 0.0
+    for look, column in zip(looks, (2, 2, 3), strict=True):
+        look[0, column, 8] = 10.0
+    (reading,) = most_agreed(looks)
+    assert reading.digits == [7] and reading.probability > 0.999

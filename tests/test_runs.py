@@ -12,12 +12,12 @@ import torch
 import torchvision
 
 from digitsum import runs, training
-from digitsum.checkpoints import load_checkpoint, read_metadata
+from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import confusion, evaluate, predict
 from digitsum.experiments import EXPERIMENTS, differences, preset
 from digitsum.models import WeightsError, pretrained
-from digitsum.runs import commit, find_checkpoints, folder_name, resolve_preset, run_experiment
+from digitsum.runs import commit, find_checkpoints, folder_name, measure_again, resolve_preset, run_experiment
 
 NAME = "baseline_cnn-regression"
 RECORD = {
@@ -122,6 +122,38 @@ def test_digits_are_counted_where_they_are_read_and_known(name, smoke, tiny):
     unknown = {split: Strips(strips.images, strips.sums) for split, strips in tiny.splits.items()}
     record = smoke(name, data=replace(tiny, **unknown))
     assert record["strings"] == record["centre_error"] == {}
+
+
+def test_measuring_again_renews_the_figures_and_keeps_what_was_trained(smoke, tiny, tmp_path):
+    record = smoke("reader", seed=2)
+    path = tmp_path / "results" / "digits-smoke" / "reader-seed2.json"
+    weights = tmp_path / "models" / "digits-smoke" / "reader.safetensors"
+    stale = json.loads(json.dumps(record))
+    stale["metrics"]["unseen"]["mae"] = stale["metrics"]["test"]["mae"] | {"value": 99.0}
+    stale["strings"] = {}
+    path.write_text(json.dumps(stale), encoding="utf-8")
+    assert measure_again(weights, tiny, "cpu", tmp_path / "results") == path
+    renewed = strict_json(path)
+    measured = renewed.pop("measured")
+    for entry in (renewed, stale, record):
+        del entry["prediction"]
+    assert renewed == json.loads(json.dumps(record)) and renewed != stale
+    assert set(measured) == {"hardware", "versions", "commit", "date"}
+    assert load_checkpoint(weights).metadata["validation"] == renewed["metrics"]["val"]
+
+
+def test_figures_of_other_weights_are_not_renewed(smoke, tiny, tmp_path):
+    smoke("reader", seed=2)
+    path = tmp_path / "results" / "digits-smoke" / "reader-seed2.json"
+    other = json.loads(path.read_text(encoding="utf-8"))
+    other["metrics"]["val"]["mse"]["value"] += 1
+    path.write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is not the record of"):
+        measure_again(tmp_path / "models" / "digits-smoke" / "reader.safetensors", tiny, "cpu", tmp_path / "results")
+    assert json.loads(path.read_text(encoding="utf-8")) == other
+    path.unlink()
+    with pytest.raises(CheckpointError, match="is not the record of"):
+        measure_again(tmp_path / "models" / "digits-smoke" / "reader.safetensors", tiny, "cpu", tmp_path / "results")
 
 
 def test_course_data_have_no_unseen_split(smoke, tiny, tmp_path):

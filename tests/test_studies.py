@@ -280,7 +280,7 @@ def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monke
 def test_the_second_look_is_measured_with_the_same_weights(reader, study, tiny):
     ((_, record),) = study("second_look")
     measured = record["measured"]
-    assert measured["looks"] == 5 and 0 < measured["below"] < 1
+    assert measured["looks"] == 3 and 0 < measured["below"] < 1
     assert list(measured["splits"]) == ["val", "unseen"]
     unseen = measured["splits"]["unseen"]
     assert unseen["n"] == 16 and 0 <= unseen["again"]["value"] <= 1

@@ -40,7 +40,7 @@ from .many import run_alone, side_by_side
 from .records import TableError
 from .report import ReportError, make_report
 from .reproduce import plan
-from .runs import find_checkpoints
+from .runs import find_checkpoints, measure_again
 from .studies import SEEDS, STUDIES, run_study, variants_of
 from .tables import SPLITS, markdown_table, number, percent, renew
 from .training import pick_device
@@ -157,7 +157,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"\n{path} (seed {model.metadata['seed']}, weights before training: {model.metadata['weights']})")
         if model.metadata["data"] != data.fingerprint:
             print("It was trained on other strips than these: those it calls test may be among its training strips.")
-        print(_metrics_table(evaluate(model, data)[0]))
+        if options.renew:
+            print(f"{measure_again(path, data, options.device, options.results)} has its figures of today's code")
+        else:
+            print(_metrics_table(evaluate(model, data)[0]))
     return 0
 
 
@@ -343,6 +346,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
     evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights (all there are for the source)")
+    evaluate.add_argument("--renew", action="store_true", help="put the figures into the record of the weights' run")
+    evaluate.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     evaluate.set_defaults(run=_evaluate)
 
     compare = commands.add_parser("compare", parents=[data, device], help="paired tests between the published weights")

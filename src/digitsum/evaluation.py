@@ -65,8 +65,8 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
         wanted = model.width or f"at least {MIN_WIDTH}"
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
     parts = [Predictions(np.empty(0), np.empty(0, np.int64))]  # of no images there would be none
-    for batch in outputs(model, images):
-        values, readings, log_p = model.objective.answer(batch)
+    for batch in inputs(model, images):
+        values, readings, log_p = model.answer(batch)
         told = {} if log_p is None else {"log_p": log_p.double().cpu().numpy()}
         sums = model.objective.whole(values).cpu().numpy()
         parts.append(Predictions(values.double().cpu().numpy(), sums, readings, **told))
@@ -75,11 +75,9 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
 
 @torch.no_grad()
 def sight(model: StripModel, images: np.ndarray) -> Sight:
-    """A reader's probabilities for a few images (N, 40, W) uint8."""
-    model.eval()
-    outputs = model(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device)))
-    sums = model.objective.distribution(outputs).exp()
-    return Sight(outputs.softmax(dim=2).cpu().numpy(), sums.cpu().numpy())
+    """A reader's probabilities for a few images (N, 40, W) uint8: of the symbols, those of its first look."""
+    symbols = [model(batch).softmax(dim=2) for batch in inputs(model, images)]
+    return Sight(torch.cat(symbols).cpu().numpy(), np.exp(predictions(model, images).log_p))
 
 
 def read(model: StripModel, strips: Strips) -> Predictions:
@@ -94,15 +92,14 @@ def read(model: StripModel, strips: Strips) -> Predictions:
     return Predictions(sums.astype(np.float64), sums)
 
 
-@torch.no_grad()
-def outputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
-    """A model's outputs in float32, batch by batch, of images (N, 40, W) uint8; batches of wide strips are smaller."""
+def inputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
+    """Images (N, 40, W) uint8 as a model takes them to answer, batch by batch; batches of wide strips are smaller."""
     model.eval()
     keep_freed_memory()
     device = next(model.parameters()).device
     size = max(EVALUATION_BATCH * WIDTH // max(images.shape[2], WIDTH), 1)
     for start in range(0, len(images), size):
-        yield model(to_input(torch.from_numpy(np.array(images[start : start + size])).to(device)))
+        yield to_input(torch.from_numpy(np.array(images[start : start + size])).to(device))
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:

@@ -138,18 +138,43 @@ def read_strings(logits: Tensor, count: int | tuple[int, int] | None = None) -> 
     lengths = least + counts.argmax(dim=1)
     taken = rank < lengths[:, None]
 
-    log_probability = torch.empty_like(gains[:, 0])
-    for length in lengths.unique().tolist():  # strips of equal length together
-        rows = (lengths == length).nonzero()[:, 0]
-        strings = symbols[rows][taken[rows]].reshape(len(rows), length)
-        log_probability[rows] = string_log_likelihood(logits[rows], strings)
-    probabilities = (log_probability - counts.logsumexp(dim=1)).exp().clamp(max=1).tolist()
-
     taken, symbols = taken.cpu(), symbols.cpu()
-    return [
-        Reading(symbol[place].tolist(), place.nonzero()[:, 0].tolist(), probability)
-        for symbol, place, probability in zip(symbols, taken, probabilities, strict=True)
+    digits = [symbol[place].tolist() for symbol, place in zip(symbols, taken, strict=True)]
+    columns = [place.nonzero()[:, 0].tolist() for place in taken]
+    probabilities = _string_probabilities(logits, counts.logsumexp(dim=1), digits).tolist()
+    return [Reading(*each) for each in zip(digits, columns, probabilities, strict=True)]
+
+
+def most_agreed(looks: Tensor, count: int | tuple[int, int] | None = None) -> list[Reading]:
+    """The readings of N strips, each seen in several looks (V, N, T, 11): what one look reads and all find likeliest.
+
+    Each look reads its most likely digits; of these, the ones are taken that have the highest probability in the mean
+    over all looks.
+    """
+    least, most = _bounds(looks[0], count)
+    looks = looks.detach()
+    allowed = [count_distribution(look)[:, least : most + 1].logsumexp(dim=1) for look in looks]
+    read = [read_strings(look, count) for look in looks]
+    table = [
+        [_string_probabilities(*look, [reading.digits for reading in readings]) for readings in read]
+        for look in zip(looks, allowed, strict=True)
     ]
+    probabilities, best = torch.stack([torch.stack(row) for row in table]).mean(dim=0).max(dim=0)  # (V, V, N) -> (N,)
+    return [
+        read[k][n]._replace(probability=probability)
+        for n, (k, probability) in enumerate(zip(best.tolist(), probabilities.tolist(), strict=True))
+    ]
+
+
+def _string_probabilities(logits: Tensor, allowed: Tensor, digits: list[list[int]]) -> Tensor:
+    """The probability (N,) of each strip's digits, given that their count is one of those `allowed` (N,), in logs."""
+    log_probability = torch.empty_like(allowed)
+    lengths = torch.tensor([len(row) for row in digits])
+    for length in lengths.unique().tolist():  # strips of equal length together
+        rows = (lengths == length).nonzero()[:, 0].to(logits.device)
+        strings = torch.tensor([row for row in digits if len(row) == length], device=logits.device, dtype=torch.long)
+        log_probability[rows] = string_log_likelihood(logits[rows], strings.reshape(len(rows), length))
+    return (log_probability - allowed).exp().clamp(max=1)
 
 
 def _bounds(logits: Tensor, count: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import BINS, detection_loss, find
 from .compose import MAX_SUM
-from .likelihood import SYMBOLS, Reading, moments, read_strings, sum_distribution, sum_log_likelihood
+from .likelihood import SYMBOLS, Reading, moments, most_agreed, read_strings, sum_distribution, sum_log_likelihood
 
 NUM_SUMS = MAX_SUM + 1
 
@@ -26,6 +27,15 @@ class Answer(NamedTuple):
     values: Tensor
     readings: list[Reading]
     log_p: Tensor | None = None
+
+    def replaced(self, rows: Tensor, by: Answer) -> Answer:
+        """The same, but for the strips where `rows` (N,), bool, holds, which `by` tells of."""
+        others = iter(by.readings)
+        return Answer(
+            self.values.masked_scatter(rows, by.values),
+            [next(others) if other else own for own, other in zip(self.readings, rows.tolist(), strict=False)],
+            None if self.log_p is None or by.log_p is None else self.log_p.index_put((rows,), by.log_p),
+        )
 
 
 class _Objective(ABC):
@@ -68,6 +78,10 @@ class Regression(_Objective):
     def values(self, outputs: Tensor) -> Tensor:
         """Real-valued predictions (N,), in units of the sum."""
         return outputs.squeeze(1)
+
+    def together(self, looks: Tensor) -> Answer:
+        """One answer to what several looks at the same strips gave, (V, N, ...): the mean of their values."""
+        return Answer(torch.stack([self.values(look) for look in looks]).mean(dim=0), [])
 
     def whole(self, values: Tensor) -> Tensor:
         """Predicted sums (N,): rounded and brought into 0..36."""
@@ -149,6 +163,14 @@ class SumLikelihood(_Objective):
         """The most probable sums, the most likely digits and the log-probabilities of all sums."""
         log_p = self.distribution(outputs)
         return Answer(log_p.argmax(dim=1).to(outputs.dtype), self.read(outputs), log_p)
+
+    def together(self, looks: Tensor) -> Answer:
+        """One answer to what several looks at the same strips gave, (V, N, T, 11): of each probability, the mean.
+
+        The mean is of sums and of strings, not of columns: looks that agree on a digit and not on its column agree.
+        """
+        log_p = torch.stack([self.distribution(look) for look in looks]).logsumexp(dim=0) - math.log(len(looks))
+        return Answer(log_p.argmax(dim=1).to(looks.dtype), most_agreed(looks, self.count), log_p)
 
     def distribution(self, outputs: Tensor) -> Tensor:
         """The log-probability of each sum given the count of digits, (N, 9K + 1); of 0..36 where the count is open."""

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from . import distributed, extras
-from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
+from .calibration import fit_offset
+from .checkpoints import CheckpointError, load_checkpoint, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, metrics, read, strings_read
@@ -106,16 +107,42 @@ def record_of(
 ) -> dict[str, Any]:
     """The record of a finished run: what was trained, how it departs from the `usual` settings, and what it reads."""
     trained = time.perf_counter()
-    limit = run.experiment.evaluate_limit
-    few = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
-    evaluated, predicted = evaluate(run.model, few)
-    readers = {split: strips for split, strips in few.splits.items() if predicted[split].readings}
-    centres = {
-        split: centre_errors(predicted[split], strips.corners, run.model.stride)
-        for split, strips in readers.items()
-        if strips.corners is not None and run.model.stride is not None
+    record = _record(name, usual, run, data, device, preset_name) | _measured(run.model, run.experiment, data)
+    return record | {
+        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)}
     }
-    record = _record(name, usual, run, data, device, preset_name) | {
+
+
+def measure_again(path: str | Path, data: Data, device: str = "auto", results: str | Path = "results") -> Path:
+    """Measure saved weights anew, with today's code, for the record of their run; returns the record's path.
+
+    What the record says of the training stays; "measured" says with which code, where and when the figures were made.
+    Raises `CheckpointError` where the record is not of these weights.
+    """
+    model = load_checkpoint(path, pick_device(device))
+    about = {key: value for key, value in model.metadata.items() if key not in ("format", "digest")}
+    folder = folder_name(data.source, about.get("preset", "full"))
+    record_path = Path(results) / folder / f"{about.get('experiment')}-seed{about.get('seed')}.json"
+    record = recorded(record_path, about.get("settings", {}), data.fingerprint)
+    if record is None or record["metrics"]["val"] != about["validation"]:
+        raise CheckpointError(
+            f"{record_path} is not the record of {path}: their settings, data or figures on validation differ. Only "
+            "figures of the same weights can be renewed; train them again."
+        )
+    record |= _measured(model, Experiment(**about["settings"]), data)
+    record["measured"] = provenance(pick_device(device))
+    write_record(record, record_path)
+    save_checkpoint(model, path, **about | {"validation": record["metrics"]["val"]})
+    return record_path
+
+
+def _measured(model: StripModel, experiment: Experiment, data: Data) -> dict[str, Any]:
+    """All figures of a record that a trained model's predictions give."""
+    limit = experiment.evaluate_limit
+    few = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
+    evaluated, predicted = evaluate(model, few)
+    readers = {split: strips for split, strips in few.splits.items() if predicted[split].readings}
+    figures: dict[str, Any] = {
         "metrics": evaluated,
         "confusion": {split: _sparse_confusion(predicted[split], strips) for split, strips in few.splits.items()},
         "strings": {
@@ -123,16 +150,25 @@ def record_of(
             for split, strips in readers.items()
             if strips.digits is not None
         },
-        "centre_error": {split: mean(errors) for split, errors in centres.items() if len(errors)},
-        "prediction": _timed(run.model, list(few.splits.values())[-1][:TIMED]),
-        "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)},
+        "prediction": _timed(model, list(few.splits.values())[-1][:TIMED]),
+        "centre_error": {},
     }
-    if _untrained(run):  # into how many digits it takes a strip apart, and as many strips as report E counts
-        record["digits_read"] = {split: _lengths(predicted[split]) for split in readers}
+    if readers and model.stride is not None:
+        columns = [reading.columns for reading in predicted["val"].readings]
+        offset = fit_offset(few.val.images, columns, model.stride)
+        centres = {
+            split: centre_errors(predicted[split], strips.corners, model.stride, offset)
+            for split, strips in readers.items()
+            if strips.corners is not None
+        }
+        figures["centre_error"] = {split: mean(errors) for split, errors in centres.items() if len(errors)}
+    if not any(p.requires_grad for p in model.parameters()):
+        # into how many digits it takes a strip apart, and as many strips as report E counts
+        figures["digits_read"] = {split: _lengths(predicted[split]) for split in readers}
         if len(few.train) >= FIRST:
             first = Predictions(predicted["train"].values[:FIRST], predicted["train"].sums[:FIRST])
             evaluated["first_10000"] = metrics(first, few.train.sums[:FIRST])
-    return record
+    return figures
 
 
 def _untrained(run: Run) -> bool:

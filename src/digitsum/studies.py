@@ -20,9 +20,8 @@ from .augment import Augmentation
 from .checkpoints import CheckpointError, load_checkpoint, read_metadata
 from .compose import DIGIT_WIDTH, compose, lay_out
 from .data import Data, source_glyphs
-from .evaluation import Predictions, centre_errors, mean, outputs, predictions, share, strings_read
+from .evaluation import Predictions, centre_errors, inputs, mean, predictions, share, strings_read
 from .experiments import EXPERIMENTS, Experiment
-from .likelihood import read_strings
 from .models import StripModel
 from .models.cut_digits import cells, joined
 from .models.reader import SHIFTS, Reader
@@ -202,7 +201,7 @@ def _counts(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
             "n": len(strips), "columns": digits * DIGIT_WIDTH, "fingerprint": strips.fingerprint,
         }  # fmt: skip
         for way, count in (("unknown", None), ("known", digits)):
-            readings = [reading for batch in outputs(model, strips.images) for reading in read_strings(batch, count)]
+            readings = predictions(_counting(model, count), strips.images).readings
             sums = np.array([sum(reading.digits) for reading in readings])
             right = sum(len(reading.digits) == digits for reading in readings)
             entry[way] = {
@@ -212,6 +211,13 @@ def _counts(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
             }
         measured[str(digits)] = entry
     return measured
+
+
+def _counting(model: StripModel, count: int | None) -> StripModel:
+    """The same reader, told that strips hold `count` digits."""
+    told = copy.copy(model)
+    told.objective = replace(model.objective, count=count)
+    return told
 
 
 def _calibration(model: StripModel, data: Data, root: str | Path) -> dict[str, Any]:
@@ -280,7 +286,8 @@ def _second_look(model: StripModel, data: Data, root: str | Path) -> dict[str, A
     once.second_look = 0.0
     measured: dict[str, Any] = {"looks": len(SHIFTS), "below": model.second_look, "splits": {}}
     for split, strips in (("val", data.val), list(data.splits.items())[-1]):
-        again = sum(int(model.doubts(batch).sum()) for batch in outputs(once, strips.images))
+        with torch.no_grad():
+            again = sum(int(model.doubts(model(batch)).sum()) for batch in inputs(model, strips.images))
         measured["splits"][split] = {"n": len(strips), "again": share(again, len(strips))} | {
             name: share(int((predictions(reader, strips.images).sums == strips.sums).sum()), len(strips))
             for name, reader in (("once", once), ("several", model))

@@ -190,7 +190,8 @@ def _strings(records: Sequence[Record]) -> list[str]:
         ("strings", "All digits of a strip read right, from left to right.", spread),
         (
             "centre_error",
-            "From the column in which a digit is read to the centre of its glyph, mean in pixels.",
+            "From where a digit is read to the centre of its glyph, mean in pixels, less the offset that all have in "
+            "common, fitted to the ink of validation strips.",
             error_spread,
         ),
     ):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..objectives import Answer
+
 
 class StripModel(nn.Module):
     """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
@@ -18,6 +20,10 @@ class StripModel(nn.Module):
     stride: int | None = None  # pixels between the columns of a reader, whose first looks at pixel 0; None: no columns
     objective: Any
     metadata: dict[str, Any]
+
+    def answer(self, images: Tensor) -> Answer:
+        """What a trained model says of images (N, 1, 40, W) in 0..1."""
+        return self.objective.answer(self(images))
 
 
 class Normalise(nn.Module):

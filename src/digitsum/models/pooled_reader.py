@@ -19,7 +19,7 @@ class PooledReader(StripModel):
 
     def __init__(self, outputs: int, hidden: int = 256, **reader: Any) -> None:
         super().__init__()
-        self.columns = Reader(hidden, **reader | {"empty_bias": 0.0, "second_look": 0.0})
+        self.columns = Reader(hidden, **reader | {"empty_bias": 0.0})
         self.norm = nn.BatchNorm1d(hidden)
         self.head = Float32Linear(hidden, outputs)
 

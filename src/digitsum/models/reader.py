@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compose import HEIGHT
+from ..objectives import Answer
 from .layers import StripModel
 
-# By how many pixels a strip is moved, right and down, for each look: its columns see nearly the same, so their symbols
-# stay where they are. An odd number, since of two looks each sure of another symbol, neither would decide.
-SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+SHIFTS = (0, 1, -1)  # by how many pixels to the right a strip is moved for each look
 
 
 class Reader(StripModel):
@@ -25,9 +22,9 @@ class Reader(StripModel):
     strip. The last layer starts with `empty_bias` on "nothing", so that an untrained reader expects about as many
     digits as strips have: with 4.5, 10 digits at odds of e^-4.5 each in 42 columns, 4.2 of them.
 
-    Where a strip holds a column whose likeliest symbol has a probability below `second_look`, a trained reader looks
-    again, at the strip moved by a pixel to each side, and averages what it sees: test-time augmentation of the one
-    strip in twenty where it matters. 0: it looks once, and its outputs need not be symbols.
+    Where a strip holds a column whose likeliest symbol has a probability below `second_look`, the answer of a trained
+    reader is that of several looks, at the strip moved by a pixel to the left and to the right: test-time augmentation
+    of the one strip in ten where it matters. 0: it looks once, and its outputs need not be symbols.
     """
 
     stride = 4
@@ -38,7 +35,7 @@ class Reader(StripModel):
         widths: tuple[int, int, int] = (32, 64, 128),
         depths: tuple[int, int, int, int] = (1, 1, 1, 1),
         empty_bias: float = 4.5,
-        second_look: float = 0.8,
+        second_look: float = 0.95,
     ) -> None:
         super().__init__()
         self.second_look = second_look
@@ -59,32 +56,27 @@ class Reader(StripModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, W / 4, 11) of the symbols in each column, from images (N, 1, 40, W) in 0..1; W a multiple of 4."""
-        logits = self._look(images)
-        if self.training or not self.second_look:
-            return logits
-        doubtful = self.doubts(logits)
-        if doubtful.any():
-            again = self._several_looks(images[doubtful], logits[doubtful])
-            logits = logits.index_put((doubtful,), again.to(logits.dtype))
-        return logits
-
-    def doubts(self, logits: Tensor) -> Tensor:
-        """Which strips (N,), bool, it looks at again, from the first look's logits (N, W / 4, 11)."""
-        return logits.float().softmax(2).amax(2).amin(1) < self.second_look
-
-    def _several_looks(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Log-probabilities (N, W / 4, 11) of the mean over SHIFTS; `logits` are those of the first."""
-        seen = [logits]
-        for right, down in SHIFTS[1:]:
-            moved = F.pad(images, (self.stride + right, self.stride - right, down, -down))  # a column more at both ends
-            seen.append(self._look(moved)[:, 1:-1])
-        each = torch.stack(seen).float().log_softmax(3)
-        return each.logsumexp(0) - math.log(len(SHIFTS))
-
-    def _look(self, images: Tensor) -> Tensor:
         x = self.strip(images)  # (N, C, 5, W / 4)
         x = self.columns(x)  # (N, C, 1, W / 4)
         return self.symbols(x).squeeze(2).transpose(1, 2)  # (N, W / 4, 11)
+
+    def answer(self, images: Tensor) -> Answer:
+        """What a trained reader says of images (N, 1, 40, W) in 0..1, after a second look where it doubts."""
+        logits = self(images)
+        first = self.objective.answer(logits)
+        doubtful = self.doubts(logits)
+        if not doubtful.any():
+            return first
+        return first.replaced(doubtful, self.objective.together(self.looks(images[doubtful])))
+
+    def doubts(self, logits: Tensor) -> Tensor:
+        """Which strips (N,), bool, it looks at again, from their logits (N, W / 4, 11)."""
+        return logits.float().softmax(2).amax(2).amin(1) < self.second_look
+
+    def looks(self, images: Tensor) -> Tensor:
+        """Logits (V, N, W / 4, 11) of images (N, 1, 40, W) moved by each of SHIFTS."""
+        a_column_more = [F.pad(images, (self.stride + right, self.stride - right)) for right in SHIFTS]
+        return torch.stack([self(moved)[:, 1:-1] for moved in a_column_more])
 
 
 class Convolution(nn.Sequential):
