@@ -136,11 +136,11 @@ def _cut_digits(reader: Experiment) -> list[Variant]:
     ours = alone | {"model_args": reader.model_args | {"network": "reader"}}
     networks = {
         "lenet": ("LeNet, the literature's network, and the reader's objective", lenet),
-        READER: ("the reader's network, its columns averaged, and its objective", ours),
+        reader.name: (f"the network of `{reader.name}`, its columns averaged, and its objective", ours),
     }
     if reader.augment:
         augmented = ours | {"augment": AugmentEachDigit(**vars(reader.augment))}
-        networks[f"{READER}_augmented"] = ("the same, each digit augmented as the reader's strips are", augmented)
+        networks[f"{reader.name}_augmented"] = ("the same, each digit augmented as the reader's strips are", augmented)
     return [
         _variant(reader, f"{name}-{n}", f"{n:,} sums: {what}.", **changes, **_same_steps(reader, n))
         for n in (5_000, CUT_SUMS)
@@ -312,8 +312,9 @@ STUDIES: dict[str, Study] = {
     ),
     "cut_digits": Study(
         "The task of the neuro-symbolic literature: four digits that come as separate images, labelled with their sum. "
-        "As many steps as the reader's; tested on 2,500 sums of MNIST's test digits, each used once.",
+        f"As many steps as those of `{SMALL}`; tested on 2,500 sums of MNIST's test digits, each used once.",
         variants=_cut_digits,
+        base=SMALL,
         data=cut_digits,
     ),
     "calibration": Study(
