@@ -73,6 +73,7 @@ class Study:
 
 def _ablations(reader: Experiment) -> list[Variant]:
     known = reader.objective_args
+    # Without a likelihood nothing says that blank columns add nothing, so strips must be as wide as those to be read.
     flat = reader.model_args | {"empty_bias": 0.0}  # where no output means "nothing"
     changes: dict[str, tuple[str, dict[str, Any]]] = {
         reader.name: (f"`{reader.name}` as it is.", {}),
@@ -82,12 +83,12 @@ def _ablations(reader: Experiment) -> list[Variant]:
         ),
         "additive_regression": (
             "Every column gives a number, and the squared error of their total is all there is to learn from.",
-            {"objective": "additive_regression", "objective_args": {}, "model_args": flat},
+            {"objective": "additive_regression", "objective_args": {}, "model_args": flat, "crop": False},
         ),
         "expected_sum": (
             "The columns tell symbols as ever, but only the mean of the sum is held to the label, by its squared "
             "error.",
-            {"objective": "expected_sum", "objective_args": {}},
+            {"objective": "expected_sum", "objective_args": {}, "crop": False},
         ),
         "classification": (
             "The columns' mean, a hidden layer, and a class for each of the 37 sums.",
