@@ -73,8 +73,9 @@ class Study:
 
 def _ablations(reader: Experiment) -> list[Variant]:
     known = reader.objective_args
-    # Without a likelihood nothing says that blank columns add nothing, so strips must be as wide as those to be read.
     flat = reader.model_args | {"empty_bias": 0.0}  # where no output means "nothing"
+    # Three rows train on strips with all of their blank columns, as those to be read have them: a likelihood says that
+    # these hold nothing, but a total or a mean over the columns is another without them.
     changes: dict[str, tuple[str, dict[str, Any]]] = {
         reader.name: (f"`{reader.name}` as it is.", {}),
         "no_start": (
@@ -82,16 +83,17 @@ def _ablations(reader: Experiment) -> list[Variant]:
             {"objective_args": known | {"start_steps": 0}},
         ),
         "additive_regression": (
-            "Every column gives a number, and the squared error of their total is all there is to learn from.",
+            "Every column gives a number, and the squared error of their total is all there is to learn from. "
+            "Strips are not cropped.",
             {"objective": "additive_regression", "objective_args": {}, "model_args": flat, "crop": False},
         ),
         "expected_sum": (
             "The columns tell symbols as ever, but only the mean of the sum is held to the label, by its squared "
-            "error.",
+            "error. Strips are not cropped.",
             {"objective": "expected_sum", "objective_args": {}, "crop": False},
         ),
         "classification": (
-            "The columns' mean, a hidden layer, and a class for each of the 37 sums.",
+            "The columns' mean, a hidden layer, and a class for each of the 37 sums. Strips are not cropped.",
             {"model": "pooled_reader", "objective": "classification", "objective_args": {}, "crop": False},
         ),
         "count_1_to_8": (
