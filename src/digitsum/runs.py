@@ -222,7 +222,7 @@ def with_available_weights(experiment: Experiment, on_missing: str) -> Experimen
 
 
 def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
-    """Keep the weights of the seed that is best on validation at `path`; says what was done.
+    """Keep the weights of the seed that is best on validation, of equals the lowest, at `path`; says what was done.
 
     Only runs with the same settings on the same data are compared; weights of any other are set aside.
     """
@@ -234,8 +234,8 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
             there = {}
         if not same_run(there, about):
             done += f"; what was there is now {_set_aside(path)}"
-        elif there["seed"] != run.seed and _accuracy(there) > _accuracy(about):
-            return f"{path.name} keeps seed {there['seed']}, which is better on validation"
+        elif there["seed"] != run.seed and (_accuracy(there), -there["seed"]) > (_accuracy(about), -run.seed):
+            return f"{path.name} keeps seed {there['seed']}, which is better on validation, or as good and lower"
     save_checkpoint(run.model, path, **about)
     return done
 
