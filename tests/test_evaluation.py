@@ -179,6 +179,32 @@ def test_predictions_do_not_depend_on_the_batch(name, tiny, monkeypatch):
     assert [reading.digits for reading in parts.readings] == [reading.digits for reading in whole.readings]
 
 
+def test_blank_columns_on_the_right_change_nothing_to_a_reader(tiny):
+    """It sees each strip up to its own ink, whatever the others' widths: answers come in the order of the strips."""
+    model, images = build(EXPERIMENTS["reader"]), tiny.val.images
+    wide = np.pad(images, ((0, 0), (0, 0), (0, 100)))
+    assert len(model.widths(torch.from_numpy(wide)).unique()) > 1
+    whole, wider = predictions(model, images), predictions(model, wide)
+    np.testing.assert_allclose(wider.log_p, whole.log_p, atol=1e-4)
+    alone = [predictions(model, images[row : row + 1]) for row in range(len(images))]
+    np.testing.assert_allclose(np.concatenate([each.log_p for each in alone]), whole.log_p, atol=1e-4)
+    assert [each.readings[0].digits for each in alone] == [reading.digits for reading in whole.readings]
+    assert [each.sums.item() for each in alone] == whole.sums.tolist()
+
+
+@pytest.mark.parametrize("objective", ["additive_regression", "expected_sum"])
+def test_totals_over_columns_see_every_column(objective, tiny):
+    model = build(replace(EXPERIMENTS["reader"], objective=objective, objective_args={}))
+    assert model.widths(torch.from_numpy(tiny.val.images)).unique().tolist() == [168]
+
+
+@pytest.mark.parametrize("count", [1, 4, 16, (1, 8), None])
+def test_a_strip_without_ink_is_wide_enough_for_its_digits(count):
+    model = build(replace(EXPERIMENTS["reader"], objective_args={"count": count}))
+    predicted = predictions(model, np.zeros((2, 40, 336), np.uint8))
+    assert predicted.sums.shape == (2,) and np.isfinite(predicted.log_p).all()
+
+
 def test_a_model_left_in_training_mode_predicts_as_usual(tiny):
     model = build(EXPERIMENTS["cnn_attention-regression"])
     usual = predictions(model, tiny.val.images).values

@@ -43,6 +43,12 @@ class Predictions:
     readings: list[Reading] = field(default_factory=list)
     log_p: np.ndarray = field(default_factory=lambda: np.empty((0, NUM_SUMS)))
 
+    def of(self, rows: np.ndarray) -> Predictions:
+        """Those of the strips `rows` (M,), in that order."""
+        readings = [self.readings[row] for row in rows] if self.readings else []
+        log_p = self.log_p[rows] if len(self.log_p) else self.log_p
+        return Predictions(self.values[rows], self.sums[rows], readings, log_p)
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -65,19 +71,22 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
         wanted = model.width or f"at least {MIN_WIDTH}"
         raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}")
     parts = [Predictions(np.empty(0), np.empty(0, np.int64))]  # of no images there would be none
-    for batch in inputs(model, images):
+    order = np.empty(0, np.int64)
+    for rows, batch in inputs(model, images):
+        order = np.concatenate([order, rows])
         values, readings, log_p = model.answer(batch)
         told = {} if log_p is None else {"log_p": log_p.double().cpu().numpy()}
         sums = model.objective.whole(values).cpu().numpy()
         parts.append(Predictions(values.double().cpu().numpy(), sums, readings, **told))
-    return _together(parts)
+    return _together(parts).of(order.argsort())
 
 
 @torch.no_grad()
 def sight(model: StripModel, images: np.ndarray) -> Sight:
     """A reader's probabilities for a few images (N, 40, W) uint8: of the symbols, those of its first look."""
-    symbols = [model(batch).softmax(dim=2) for batch in inputs(model, images)]
-    return Sight(torch.cat(symbols).cpu().numpy(), np.exp(predictions(model, images).log_p))
+    model.eval()
+    symbols = model(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device))).softmax(dim=2)
+    return Sight(symbols.cpu().numpy(), np.exp(predictions(model, images).log_p))
 
 
 def read(model: StripModel, strips: Strips) -> Predictions:
@@ -92,14 +101,21 @@ def read(model: StripModel, strips: Strips) -> Predictions:
     return Predictions(sums.astype(np.float64), sums)
 
 
-def inputs(model: StripModel, images: np.ndarray) -> Iterator[Tensor]:
-    """Images (N, 40, W) uint8 as a model takes them to answer, batch by batch; batches of wide strips are smaller."""
+def inputs(model: StripModel, images: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Images (N, 40, W) uint8 as a model takes them to answer, batch by batch, each with the rows (M,) it is made of.
+
+    Together are strips of which the model has to see as many columns; batches of wide strips are smaller.
+    """
     model.eval()
     keep_freed_memory()
-    device = next(model.parameters()).device
-    size = max(EVALUATION_BATCH * WIDTH // max(images.shape[2], WIDTH), 1)
-    for start in range(0, len(images), size):
-        yield to_input(torch.from_numpy(np.array(images[start : start + size])).to(device))
+    device, pixels = next(model.parameters()).device, torch.from_numpy(np.array(images))
+    widths = model.widths(pixels).numpy()
+    for width in np.unique(widths).tolist():
+        rows = np.flatnonzero(widths == width)
+        size = max(EVALUATION_BATCH * WIDTH // max(width, WIDTH), 1)
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            yield batch, to_input(pixels[batch, :, :width].to(device))
 
 
 def predict(model: StripModel, images: np.ndarray) -> np.ndarray:

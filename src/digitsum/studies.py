@@ -290,7 +290,7 @@ def _second_look(model: StripModel, data: Data, root: str | Path) -> dict[str, A
     measured: dict[str, Any] = {"looks": len(SHIFTS), "below": model.second_look, "splits": {}}
     for split, strips in (("val", data.val), list(data.splits.items())[-1]):
         with torch.no_grad():
-            again = sum(int(model.doubts(model(batch)).sum()) for batch in inputs(model, strips.images))
+            again = sum(int(model.doubts(model(batch)).sum()) for _, batch in inputs(model, strips.images))
         measured["splits"][split] = {"n": len(strips), "again": share(again, len(strips))} | {
             name: share(int((predictions(reader, strips.images).sums == strips.sums).sum()), len(strips))
             for name, reader in (("once", once), ("several", model))

@@ -24,6 +24,7 @@ from .cuts import cut
 from .data import Data
 from .experiments import EXPERIMENTS, Experiment
 from .models import MODELS, StripModel
+from .models.layers import MARGIN, ink_ends
 from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
 from .stream import StripStream
@@ -36,7 +37,7 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]]
 }
 EVALUATION_BATCH = 128  # on two CPU cores up to half as fast again as 512, whose activations fit no cache
 ACCURACY_EVERY = 8  # batches; the training accuracy of a curve needs no more, and a reader's sums cost time
-POOL, MARGIN = 16, 8  # batches that are sorted by width together; columns kept right of a batch's ink
+POOL = 16  # batches that are sorted by width together
 
 
 class TrainingError(RuntimeError):
@@ -260,19 +261,13 @@ def shuffled(
             for rows in order.to(images.device).tensor_split(steps):
                 yield images[rows], sums[rows]
             continue
-        ends = _ink_ends(images).cpu()
+        ends = ink_ends(images).cpu()
         pools = order.tensor_split(-(-steps // POOL))
         batches = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
         for rows in (batches[i] for i in torch.randperm(steps)):
             width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
             rows = rows.to(images.device)
             yield images[rows, :, :width], sums[rows]
-
-
-def _ink_ends(images: Tensor) -> Tensor:
-    """The number of columns (N,) up to and with the last that holds ink, of images (N, 40, W) uint8."""
-    columns = torch.arange(1, images.shape[2] + 1, device=images.device)
-    return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
 
 
 def _steps(strips: int, batch_size: int) -> int:

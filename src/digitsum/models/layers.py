@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..objectives import Answer
 
+MARGIN = 8  # columns that are kept right of the ink where blank ones are cut off
+
 
 class StripModel(nn.Module):
     """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
@@ -24,6 +26,16 @@ class StripModel(nn.Module):
     def answer(self, images: Tensor) -> Answer:
         """What a trained model says of images (N, 1, 40, W) in 0..1."""
         return self.objective.answer(self(images))
+
+    def widths(self, images: Tensor) -> Tensor:
+        """How many columns (N,), from the left, it has to see of images (N, 40, W) uint8 to answer: all of them."""
+        return torch.full((len(images),), images.shape[2])
+
+
+def ink_ends(images: Tensor) -> Tensor:
+    """The number of columns (N,) up to and with the last that holds ink, of images (N, 40, W) uint8."""
+    columns = torch.arange(1, images.shape[2] + 1, device=images.device)
+    return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
 
 
 class Normalise(nn.Module):

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compose import HEIGHT
-from ..objectives import Answer
-from .layers import StripModel
+from ..objectives import Answer, SumLikelihood
+from .layers import MARGIN, StripModel, ink_ends
 
 SHIFTS = (0, 1, -1)  # by how many pixels to the right a strip is moved for each look
+STEP = 16  # strips are answered in widths that are multiples of this, so that many have the same
 
 
 class Reader(StripModel):
@@ -68,6 +69,19 @@ class Reader(StripModel):
         if not doubtful.any():
             return first
         return first.replaced(doubtful, self.objective.together(self.looks(images[doubtful])))
+
+    def widths(self, images: Tensor) -> Tensor:
+        """How many columns (N,), from the left, it has to see of images (N, 40, W) uint8: few beyond a strip's ink.
+
+        It has learned from strips that were cropped like this. Blank columns hold nothing to a sum likelihood, but add
+        to other totals over the columns.
+        """
+        if not isinstance(self.objective, SumLikelihood):
+            return super().widths(images)
+        count = self.objective.count
+        digits = count if isinstance(count, int) else count[1] if count else 1
+        wide = (ink_ends(images) + MARGIN).clamp(min=self.stride * digits)
+        return (-(-wide // STEP) * STEP).clamp(max=images.shape[2])
 
     def doubts(self, logits: Tensor) -> Tensor:
         """Which strips (N,), bool, it looks at again, from their logits (N, W / 4, 11)."""
