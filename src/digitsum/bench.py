@@ -42,6 +42,7 @@ from .models import StripModel
 from .optim import OPTIMIZERS
 from .runs import commit, provenance, with_available_weights
 from .training import (
+    ACCURACY_EVERY,
     SCHEDULES,
     autocast,
     build,
@@ -167,7 +168,8 @@ def epoch(data: Data, device: torch.device, repeats: int, minutes: float) -> Res
         train = _ours(experiment, few, device)
         train()
         step = _seconds(train, device) / 4
-        strips = data.train[: size * max(4, round(SECONDS / step))]
+        # As in a whole epoch, one step in so many is one whose accuracy is counted.
+        strips = data.train[: size * ACCURACY_EVERY * max(1, round(3 * SECONDS / step / ACCURACY_EVERY))]
         works = {
             "ours": _ours(experiment, strips, device),
             "usual": _usual(experiment, strips, device),
