@@ -8,8 +8,8 @@ import re
 import pytest
 from conftest import REPOSITORY
 
-from digitsum.performance import FIGURE, TABLES, load_records, renew, tables
-from digitsum.records import TableError
+from digitsum.performance import FIGURE, TABLES, load_records, renew, streams, tables
+from digitsum.records import TableError, load_streams
 from digitsum.tables import filled
 
 PAGE = REPOSITORY / "docs" / "performance.md"
@@ -32,8 +32,9 @@ def row(part: str, **content) -> list[str]:
 def test_page_agrees_with_the_records():
     """`make tables` after every benchmark."""
     text = PAGE.read_text(encoding="utf-8")
-    assert text == filled(text, tables(load_records(REPOSITORY / "results")), PAGE)
-    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == set(TABLES)
+    results = REPOSITORY / "results"
+    assert text == filled(text, tables(load_records(results)) | {"streams": streams(load_streams(results))}, PAGE)
+    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == {*TABLES, "streams"}
 
 
 def test_epoch():
@@ -69,10 +70,25 @@ def test_the_floor_is_the_larger_of_arithmetic_and_traffic():
     assert row("floor", **found)[5:] == ["2000.00", "500.00", "4000.00", "6000.00", "2.0", "3.0"]
 
 
+def test_a_run_on_a_stream_has_a_row(tmp_path):
+    record = json.loads((REPOSITORY / "results" / "mnist" / "reader_small-seed0.json").read_text(encoding="utf-8"))
+    record["source"], record["data"]["strips"]["train"] = "mnist-stream300000", 300_000
+    record["settings"]["epochs"], record["seconds"]["train"] = 1, 1020.0
+    path = tmp_path / "mnist-stream300000" / "reader_small-seed0.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(record), encoding="utf-8")
+    cells = [cell.strip() for cell in streams(load_streams(tmp_path)).splitlines()[2].strip("|").split("|")]
+    assert cells[:3] == ["`reader_small`", "mnist", "300,000 × 1"] and cells[6] == "17"
+    assert cells[5].startswith(f"{100 * record['metrics']['unseen']['accuracy']['value']:.1f} %")
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(TableError, match="reader_small-seed0.json"):
+        load_streams(tmp_path)
+
+
 def test_renewing_draws_the_figure_and_ends(tmp_path):
     (tmp_path / "bench").mkdir()
     page = tmp_path / "page.md"
-    page.write_text("".join(f"<!-- table:{name} -->\n<!-- /table:{name} -->\n" for name in TABLES))
+    page.write_text("".join(f"<!-- table:{name} -->\n<!-- /table:{name} -->\n" for name in (*TABLES, "streams")))
     assert renew(page, tmp_path) and "No records yet" in page.read_text() and not (tmp_path / FIGURE).exists()
     phases = {phase: {"convolution": seconds} for phase, seconds in (("forward", 0.1), ("backward", 0.3))}
     record = {"hardware": HARDWARE, "parts": {"phases": {"phases": phases} | STAMP}}

@@ -14,8 +14,8 @@ import numpy as np
 from .bench import TARGETS
 from .checkpoints import replacing
 from .plots import step_phases
-from .records import TableError
-from .tables import EMPTY, NOTHING, filled, hardware_words, markdown_table
+from .records import TableError, load_streams
+from .tables import EMPTY, NOTHING, filled, hardware_words, markdown_table, share_of
 
 Record = dict[str, Any]
 Part = dict[str, Any]
@@ -41,7 +41,7 @@ def renew(page: str | Path = "docs/performance.md", results: str | Path = "resul
     """Write the tables between their markers in `page`, and the figure beside it; returns whether the page changed."""
     page, records = Path(page), load_records(results)
     old = page.read_text(encoding="utf-8")
-    new = filled(old, tables(records), page)
+    new = filled(old, tables(records) | {"streams": streams(load_streams(results))}, page)
     machines = {hardware_words(r["hardware"]): r["parts"]["phases"]["phases"] for r in _having(records, "phases")}
     if machines:
         # The salt makes the names within the file the same every time.
@@ -65,6 +65,23 @@ def tables(records: Sequence[Record]) -> dict[str, str]:
         cells = [[hardware_words(r["hardware"]), *row] for r in having for row in rows(r["parts"][part])]
         made[part] = "\n\n".join([markdown_table(["hardware", *header], cells), *_below(part, having)])
     return made
+
+
+def streams(records: Sequence[Record]) -> str:
+    """A row per run on streamed strips."""
+    if not records:
+        return f"{EMPTY} `python -m digitsum train reader --stream 300000 --epochs 1 --preset full` makes the first."
+    rows = [
+        [
+            f"`{record['experiment']}`", record["source"].partition("-")[0],
+            f"{record['data']['strips']['train']:,} × {record['settings']['epochs']}",
+            *(share_of([record], split) for split in ("val", "test", "unseen")),
+            f"{record['seconds']['train'] / 60:.0f}", hardware_words(record["hardware"]),
+        ]
+        for record in records
+    ]  # fmt: skip
+    header = ["experiment", "source", "strips × epochs", "validation", "test", "unseen", "minutes", "hardware"]
+    return markdown_table(header, rows)
 
 
 def _having(records: Sequence[Record], part: str) -> list[Record]:

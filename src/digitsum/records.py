@@ -56,6 +56,15 @@ def load_studies(results: str | Path = "results") -> list[Record]:
     return records
 
 
+def load_streams(results: str | Path = "results") -> list[Record]:
+    """The record of every run on streamed strips, results/<source>-stream<n>/*.json, by the number of strips.
+
+    Raises TableError for a file that is not a whole record.
+    """
+    found = [_whole(path, _faults) for path in sorted(Path(results).glob("*-stream*/*-seed*.json"))]
+    return sorted(found, key=lambda record: record["data"]["strips"]["train"])
+
+
 def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | None:
     """The comparison of the published weights on mnist, None where there is none yet.
 
