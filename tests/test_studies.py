@@ -21,6 +21,7 @@ from digitsum.experiments import EXPERIMENTS, differences
 from digitsum.likelihood import Reading, sum_log_likelihood
 from digitsum.models import MODELS
 from digitsum.models.cut_digits import cells, joined
+from digitsum.models.ensemble import Ensemble
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import run_experiment
 from digitsum.studies import READER, STRIPS, STUDIES, cut_digits, run_study, variants_of
@@ -289,6 +290,30 @@ def test_the_second_look_is_measured_with_the_same_weights(reader, study, tiny):
         model.second_look = below
         right = (predictions(model, tiny.unseen.images).sums == tiny.unseen.sums).mean()
         assert unseen[name]["value"] == right
+
+
+def test_readers_together_answer_by_the_mean_of_their_probabilities(reader, study, tiny, tmp_path):
+    with pytest.raises(CheckpointError, match="needs the weights of several readers"):
+        study("ensemble")
+    run_experiment(
+        READER, tiny, seed=1, device="cpu", preset_name="full", changes=SHORT, progress=False,
+        models=tmp_path / "models", results=tmp_path / "elsewhere",
+    )  # fmt: skip
+    ((path, record),) = study("ensemble")
+    weights = sorted((tmp_path / "models" / "digits").glob("runs/*/best.safetensors"))
+    readers = [load_checkpoint(each) for each in weights]
+    assert record["seeds"] == [0, 1]
+    assert record["weights"].split() == [read_metadata(each)["digest"] for each in weights]
+    each = [predictions(one, tiny.unseen.images) for one in readers]
+    p = np.mean([np.exp(one.log_p) for one in each], axis=0)
+    together = predictions(Ensemble(readers), tiny.unseen.images)
+    np.testing.assert_allclose(np.exp(together.log_p), p, atol=1e-6)
+    assert record["measured"]["accuracy"]["value"] == (p.argmax(axis=1) == tiny.unseen.sums).mean()
+    assert "centre_error" not in record["measured"]
+    for reading, *own in zip(together.readings, *(one.readings for one in each), strict=True):
+        same = [one.probability for one in own if one.digits == reading.digits]
+        assert reading.probability == pytest.approx(sum(same) / 2)
+        assert reading.probability >= max(one.probability for one in own) / 2
 
 
 def test_pseudo_labels_are_held_to_the_truth(reader, study, tiny, monkeypatch):

@@ -251,6 +251,12 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
         } | {"wrong": f"{round(measured['digits'] * (1 - measured['right']['value'])):,}"}  # fmt: skip
     if "calibration" in studies:
         found["calibration"] = _calibration(studies["calibration"][READER])
+    if "ensemble" in studies:
+        record = studies["ensemble"][READER][0]
+        together = _calibration([record])
+        found["ensemble"] = {"readers": len(record["seeds"]), "accuracy": spread([record["measured"]["accuracy"]])} | {
+            key: together[key] for key in ("ece", "kept", "refused", "errors_refused")
+        }
     return found
 
 

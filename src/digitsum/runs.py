@@ -120,7 +120,7 @@ def measure_again(path: str | Path, data: Data, device: str = "auto", results: s
     Raises `CheckpointError` where the record is not of these weights.
     """
     model = load_checkpoint(path, pick_device(device))
-    about = {key: value for key, value in model.metadata.items() if key not in ("format", "digest")}
+    about = model.metadata
     folder = folder_name(data.source, about.get("preset", "full"))
     record_path = Path(results) / folder / f"{about.get('experiment')}-seed{about.get('seed')}.json"
     record = recorded(record_path, about.get("settings", {}), data.fingerprint)

@@ -24,6 +24,7 @@ from .evaluation import Predictions, centre_errors, inputs, mean, predictions, s
 from .experiments import EXPERIMENTS, Experiment
 from .models import StripModel
 from .models.cut_digits import cells, joined
+from .models.ensemble import Ensemble
 from .models.reader import SHIFTS, Reader
 from .pseudo_labels import label_digits
 from .runs import circumstances, commit, record_of, recorded, settings_digest, write_record
@@ -58,7 +59,7 @@ class Study:
 
     `variants` makes them from the settings of the experiment `base`; `data` makes theirs from the source's. `measure`
     takes a trained reader, the source's data and the folder with MNIST, and returns what a record keeps under
-    "measured".
+    "measured"; where it measures them `together`, all readers at once, as an ensemble.
     """
 
     about: str
@@ -66,6 +67,7 @@ class Study:
     base: str = READER
     data: Callable[[Data, str | Path], Data] = lambda data, root: data
     measure: Measure | None = None
+    together: bool = False
 
 
 # What is trained
@@ -329,6 +331,11 @@ STUDIES: dict[str, Study] = {
         "What the second look is worth to the reader: the same weights without it and with it.",
         measure=_second_look,
     ),
+    "ensemble": Study(
+        "What readers of several seeds are worth together on `unseen` strips, by the mean of their probabilities.",
+        measure=_calibration,
+        together=True,
+    ),
     "pseudo_labels": Study(
         "What knowing only sums is worth in labels: the digits that stand alone in the training strips, cut out and "
         "labelled by the reader, against what they are.",
@@ -356,15 +363,26 @@ def run_study(
     Records are results/studies/<source>/<study>/<variant>-seed<seed>.json. One with the same settings on the same data
     is not made again, nor is the base itself where its published record will do; a run that was interrupted goes on.
     `only` picks variants by name, and `changes` replaces settings of the base that they are made from. What is measured
-    are the `checkpoints`, by default the reader's published weights.
+    are the `checkpoints`, by default the reader's published weights; together, the weights of all its runs.
     """
     commit()
     study, place = STUDIES[name], pick_device(device)
     base = EXPERIMENTS[study.base]
     folder = Path(results) / "studies" / data.source / name
     if study.measure:
-        for checkpoint in checkpoints or [Path(models) / data.source / f"{READER}.safetensors"]:
-            yield _measured(name, study.measure, Path(checkpoint), data, place, root, folder)
+        weights = Path(models) / data.source
+        if study.together:
+            several = checkpoints or sorted(weights.glob(f"runs/{READER}-seed*/best.safetensors"))
+            if len(several) < 2:
+                raise CheckpointError(
+                    f"The study {name} needs the weights of several readers, and {weights / 'runs'} holds those of "
+                    f"{len(several)}. Train some: python -m digitsum train {READER} --source {data.source} --preset "
+                    "full --seed 0 1 2; or name them by --checkpoint."
+                )
+            yield _measured(name, study.measure, several, data, place, root, folder)
+        else:
+            for checkpoint in checkpoints or [weights / f"{READER}.safetensors"]:
+                yield _measured(name, study.measure, [checkpoint], data, place, root, folder)
     if study.variants:
         usual = {variant.name: variant.experiment for variant in variants_of(name)}
         variants = study.variants(replace(base, **changes or {}))
@@ -386,25 +404,34 @@ def run_study(
 
 
 def _measured(
-    name: str, measure: Measure, checkpoint: Path, data: Data, device: torch.device, root: str | Path, folder: Path
+    name: str,
+    measure: Measure,
+    checkpoints: Sequence[str | Path],
+    data: Data,
+    device: torch.device,
+    root: str | Path,
+    folder: Path,
 ) -> tuple[Path, dict[str, Any]]:
-    """The record of measuring one reader, which says whose weights it measured."""
-    about = read_metadata(checkpoint)
-    if about["data"] != data.fingerprint:
-        raise CheckpointError(
-            f"{checkpoint} was trained on other strips than these, and those called unseen may have been among them. "
-            f"Train it on these: python -m digitsum train {READER} --source {data.source} --preset full"
-        )
+    """The record of measuring one reader, or several together, which says whose weights it measured."""
+    each = [read_metadata(checkpoint) for checkpoint in checkpoints]
+    for checkpoint, about in zip(checkpoints, each, strict=True):
+        if about["data"] != data.fingerprint:
+            raise CheckpointError(
+                f"{checkpoint} was trained on other strips than these, and those called unseen may have been among "
+                f"them. Train it on these: python -m digitsum train {READER} --source {data.source} --preset full"
+            )
+    about, weights = each[0], " ".join(about["digest"] for about in each)
     path = folder / f"{READER}-seed{about['seed']}.json"
     settings = about.get("settings", {})  # weights of the first version do not tell theirs
     record = recorded(path, settings, data.fingerprint)
-    if record is None or record["weights"] != about["digest"]:
+    if record is None or record["weights"] != weights:
         started = time.perf_counter()
+        readers = [load_checkpoint(checkpoint, device) for checkpoint in checkpoints]
         record = {
             "study": name, "experiment": READER, "source": data.source, "seed": about["seed"],
-            "preset": about["preset"], "settings": settings, "weights": about["digest"],
+            "preset": about["preset"], "settings": settings, "weights": weights, "seeds": [a["seed"] for a in each],
             "weights_commit": about["commit"], "changed": {}, **circumstances(data, device),
-            "measured": measure(load_checkpoint(checkpoint, device), data, root),
+            "measured": measure(readers[0] if len(readers) == 1 else Ensemble(readers), data, root),
         }  # fmt: skip
         record["seconds"] = {"total": round(time.perf_counter() - started, 1)}
         write_record(record, path)

@@ -414,7 +414,8 @@ def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) 
     """
     tables = {}
     measured = {
-        "counts": _counts, "calibration": _calibration, "second_look": _second_look, "pseudo_labels": _pseudo_labels,
+        "counts": _counts, "calibration": _calibration, "second_look": _second_look, "ensemble": _ensemble,
+        "pseudo_labels": _pseudo_labels,
     }  # fmt: skip
     for name, study in STUDIES.items():
         here = [record for record in studied if record["study"] == name]
@@ -496,6 +497,14 @@ def _second_look(records: Sequence[Record]) -> str:
         for split in seeds[0]
     ]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def _ensemble(records: Sequence[Record]) -> str:
+    """A table per ensemble, of which there is one as a rule."""
+    return "\n\n".join(
+        f"{_calibration([record])}\n\nThe readers of the seeds {', '.join(map(str, record['seeds']))}."
+        for record in records
+    )
 
 
 def _calibration(records: Sequence[Record]) -> str:
