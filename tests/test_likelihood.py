@@ -95,6 +95,21 @@ def test_gradient(count):
     assert torch.autograd.gradcheck(lambda x: sum_distribution(x, count)[:, :9], logits)
 
 
+@pytest.mark.parametrize("columns", [4, 5, 7, 11, 13, 22, 31])
+@pytest.mark.parametrize("count", [4, (0, 4), (1, 4), None])
+def test_the_gradient_is_defined_for_any_number_of_columns(columns, count):
+    """Against finite differences along one direction; the sums are the least, the largest and one between."""
+    logits = random_logits(4, columns).requires_grad_()
+    sums = torch.tensor([0, 17, 36, 9 * columns if count is None else 36])
+    value = sum_log_likelihood(logits, sums, count)
+    assert value.isfinite().all()
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    step = 1e-5 * random_logits(4, columns, seed=1)
+    with torch.no_grad():
+        change = sum_log_likelihood(logits + step, sums, count) - sum_log_likelihood(logits - step, sums, count)
+    torch.testing.assert_close((2 * gradient * step).sum(dim=(1, 2)), change, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("count", [4, (1, 6), None])
 @pytest.mark.parametrize("confidence", [0.0, 10.0, 60.0, 300.0])
 def test_float32_is_exact_where_probabilities_are_tiny(count, confidence):

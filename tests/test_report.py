@@ -117,8 +117,8 @@ def test_other_records_give_other_sentences(tmp_path: Path):
         for seed in (0, 1):
             made = written("reader", seed, 0.6123 + 0.01 * seed, train_limit=500)
             write(results, made | {"study": study, "experiment": variant, "changed": {}})
-    for study, measured in (("calibration", CALIBRATION), ("counts", COUNTS)):
-        write(results, written() | {"study": study, "weights": "0" * 64, "measured": measured})
+    for study, measured in (("calibration", CALIBRATION), ("counts", COUNTS), ("ensemble", CALIBRATION)):
+        write(results, written() | {"study": study, "weights": "0" * 64, "seeds": [0, 1, 4], "measured": measured})
     text = make(tmp_path, results)
     for sentence in (
         "it reads 74.1 % of the sums right (mean of 2 seeds; 73.1–75.1 %)",
@@ -130,6 +130,7 @@ def test_other_records_give_other_sentences(tmp_path: Path):
         "it is on average 90.0 % sure of its answers, and 80.0 % of them are right: it is somewhat too sure",
         "is not to be taken at its word",
         "lies 2.5 pixels",
+        "Readers of 3 seeds err on different strips",
         "There is no record of what the reader sees yet",
         "One seed only of resnet50-regression, cnn_attention-classification",
     ):

@@ -299,6 +299,7 @@ CALIBRATION = measured(
     abstaining={"share": 0.05, "n": 5_700} | entry(0.987), offset=4.5, centre_error=entry(2.77),
     overlap=[{"from": -14, "to": 0, "n": 700} | entry(0.99), {"from": 14, "to": 16, "n": 900} | entry(0.93)],
 )  # fmt: skip
+ENSEMBLE = CALIBRATION | {"study": "ensemble", "seeds": [0, 3]}
 COUNTED = {
     way: {what: entry(share) for what in ("strings", "sums", "count")}
     for way, share in (("unknown", 0.8), ("known", 0.9))
@@ -326,7 +327,7 @@ def test_a_study_without_records_says_how_to_make_them():
 
 def test_a_study_has_a_row_for_each_variant_and_its_published_base(tmp_path: Path):
     made = [studied("ablations", "no_start", seed, 0.9 + seed / 10) for seed in (1, 0)]
-    made += [studied("sums", "500", accuracy=0.4), COUNTS, CALIBRATION]
+    made += [studied("sums", "500", accuracy=0.4), COUNTS, CALIBRATION, ENSEMBLE]
     found = load_studies(keep_studies(tmp_path, *made))
     assert [r["study"] for r in found] == sorted((r["study"] for r in made), key=list(STUDIES).index)
     base = STUDIES["ablations"].base
@@ -338,7 +339,8 @@ def test_a_study_has_a_row_for_each_variant_and_its_published_base(tmp_path: Pat
     assert "40.0 %" in tables["study-sums"] and "40.0 %" not in tables["study-ablations"]
     assert "| 16 | 672 | 2,000 | 80.0 % (79.0–81.0) |" in tables["study-counts"]
     for shown in ("0.78 %", "0.87 %", "98.7 %", "2.77 (2.76–2.78)", "14–16 columns (n = 900) | 93.0 %"):
-        assert shown in tables["study-calibration"]
+        assert shown in tables["study-calibration"] and shown in tables["study-ensemble"]
+    assert "of the seeds 0, 3." in tables["study-ensemble"]
 
 
 def test_cut_digits_stand_beside_the_published_numbers_in_a_column_of_their_own():
@@ -367,7 +369,7 @@ def test_a_bad_record_of_a_study_is_named(change: dict, message: str, tmp_path: 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("whole", [COUNTS, CALIBRATION], ids=["counts", "calibration"])
+@pytest.mark.parametrize("whole", [COUNTS, CALIBRATION, ENSEMBLE], ids=["counts", "calibration", "ensemble"])
 def test_a_measurement_without_its_figures_is_named(whole: dict, tmp_path: Path):
     broken = copy.deepcopy(whole)
     figures = broken["measured"].get("16", broken["measured"])

@@ -30,6 +30,7 @@ from torch import Tensor
 NOTHING = 0  # the symbol of an empty column; digit d is symbol d + 1
 SYMBOLS = 11
 LARGEST = 9
+NEVER = -1e30  # for -inf where all terms of a sum may be missing, whose gradient would not be defined
 
 
 class Reading(NamedTuple):
@@ -255,15 +256,16 @@ def _product_tree(polynomials: Tensor, degree: int) -> Tensor:
 
     Neighbours are multiplied in pairs, about log2 T rounds.
     """
+    degree = min(degree, polynomials.shape[1] * (polynomials.shape[2] - 1))
     polynomials = polynomials[..., : degree + 1]
     while polynomials.shape[1] > 1:
         odd = polynomials[:, -1:] if polynomials.shape[1] % 2 else None
         left, right = polynomials[:, :-1:2], polynomials[:, 1::2]
         size = left.shape[2]
-        windows = F.pad(left, (size - 1, size - 1), value=-torch.inf)[..., : degree + size].unfold(2, size, 1)
+        windows = F.pad(left, (size - 1, size - 1), value=NEVER)[..., : degree + size].unfold(2, size, 1)
         product = torch.logsumexp(windows + right.flip(2)[:, :, None], dim=-1)  # (N, T / 2, at most 2 D - 1)
         if odd is not None:
-            odd = F.pad(odd, (0, product.shape[2] - size), value=-torch.inf)
+            odd = F.pad(odd, (0, product.shape[2] - size), value=NEVER)
             product = torch.cat([product, odd], dim=1)
         polynomials = product
     return polynomials[:, 0]

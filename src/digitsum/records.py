@@ -226,6 +226,8 @@ def _faults_of_measurement(record: Any) -> Iterator[str]:
         wanted |= {"measured.n": int, "measured.temperature": float, "measured.abstaining.share": float}
         wanted |= {f"measured.{way}.expected_calibration_error": float for way in ("plain", "tempered")}
         shares = ["accuracy", "abstaining"]
+    if _get(record, "study") == "ensemble":
+        wanted["seeds"] = list
     wanted |= {f"measured.{share}.{key}": float for share in shares for key in ("value", "low", "high")}
     yield from _lacking(record, wanted)
 
