@@ -244,6 +244,8 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
             split: {key: spread([s["splits"][split][key] for s in seeds]) for key in ("again", "once", "several")}
             for split in seeds[0]["splits"]
         } | {"looks": seeds[0]["looks"], "below": f"{100 * seeds[0]['below']:g} %"}  # fmt: skip
+        last = list(seeds[0]["splits"])[-1]
+        found["second_look"]["last"] = found["second_look"][last] | {"split": last}
     if "pseudo_labels" in studies:
         measured = studies["pseudo_labels"][READER][0]["measured"]
         found["pseudo_labels"] = {
