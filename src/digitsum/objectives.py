@@ -132,9 +132,9 @@ class SumLikelihood(_Objective):
     """Columns of symbols, trained with the exact probability that `count` of them emit a digit and add up to the sum.
 
     The first `start_steps` steps of training match moments instead: the mean of the sum and of the count, both in
-    closed form. From a random start the likelihood alone lingers on a plateau, where no column yet means any digit;
-    the mean's gradient tells each column at once whether it should mean more or less. `count` may be the (least, most)
-    digits, or None for any number; only a known count is matched at the start.
+    closed form. From a random start no column yet means any digit; the mean's gradient tells each column at once
+    whether it should mean more or less. `count` may be the (least, most) digits, or None for any number; only a known
+    count is matched at the start.
     """
 
     name: str = "sum_likelihood"
