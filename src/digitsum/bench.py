@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from .augment import Augmentation
-from .checkpoints import write_json
+from .checkpoints import load_checkpoint, write_json
 from .compose import Strips, compose
 from .data import STRIPS, Data, DataError, digit_glyphs
 from .evaluation import predict
@@ -40,7 +40,7 @@ from .experiments import EXPERIMENTS, Experiment
 from .likelihood import SYMBOLS, sum_log_likelihood
 from .models import StripModel
 from .optim import OPTIMIZERS
-from .runs import commit, provenance, with_available_weights
+from .runs import commit, find_checkpoints, provenance, with_available_weights
 from .training import (
     ACCURACY_EVERY,
     SCHEDULES,
@@ -312,22 +312,30 @@ def _first_batch(experiment: Experiment, data: Data, device: torch.device) -> tu
 
 
 def prediction(data: Data, device: torch.device, repeats: int, minutes: float) -> Result:
-    """Seconds of a call of `predict` and the peak memory of a process that does nothing else, by model and images."""
+    """Seconds of a call of `predict` and the peak memory of a process that does nothing else, by model and images.
+
+    With the published weights where there are any: how often a reader looks again depends on them.
+    """
+    weights = find_checkpoints(data.source)
     images = np.resize(data.test.images, (max(BATCHES), *data.test.images.shape[1:]))
     rows = []
     for name in COMPARED:
         for n in BATCHES:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=context) as fresh:
-                job = fresh.submit(_predict_alone, name, images[:n], str(device), torch.get_num_threads(), repeats)
-                rows.append({"experiment": name, "images": n} | job.result())
+                about = name, weights[name], images[:n]
+                job = fresh.submit(_predict_alone, *about, str(device), torch.get_num_threads(), repeats)
+                rows.append({"experiment": name, "images": n, "trained": weights[name] is not None} | job.result())
     return {"rows": rows}
 
 
-def _predict_alone(name: str, images: np.ndarray, device: str, threads: int, repeats: int) -> Result:
+def _predict_alone(
+    name: str, weights: Path | None, images: np.ndarray, device: str, threads: int, repeats: int
+) -> Result:
     torch.set_num_threads(threads)
     on = torch.device(device)
-    model = build(replace(EXPERIMENTS[name], weights=None)).to(on).to(memory_format=torch.channels_last)
+    model = load_checkpoint(weights) if weights else build(replace(EXPERIMENTS[name], weights=None))
+    model = model.to(on).to(memory_format=torch.channels_last)
     before = _peak(on)
     seconds = per_call({"predict": lambda: predict(model, images)}, repeats, on)["predict"]
     return {"seconds": seconds, "peak_bytes": _peak(on), "peak_bytes_before": before}
