@@ -107,12 +107,14 @@ def test_the_reader_looks_again_where_it_doubts(images):
         reader.second_look = likeliest.median().item() + 1e-6  # so that half of the strips are in doubt
         doubtful = likeliest < reader.second_look
         assert doubtful.any() and not doubtful.all()
-        answer = reader.answer(images)
+        answer, seen = reader.answer(images), reader.sees(images)
         looks = [reader(F.pad(images, (8, 8)).roll(right, dims=3)[:, :, :, 4:-4])[:, 1:-1] for right in (0, 1, -1)]
     p = sum_distribution(once, 4).softmax(1)
     p[doubtful] = torch.stack([sum_distribution(look, 4).softmax(1) for look in looks]).mean(0)[doubtful]
     torch.testing.assert_close(answer.log_p.exp(), p, atol=1e-5, rtol=1e-5)
     assert torch.equal(answer.values, p.argmax(1).float())
+    torch.testing.assert_close(seen[~doubtful], once.softmax(2)[~doubtful])
+    torch.testing.assert_close(seen[doubtful], torch.stack(looks).softmax(3).mean(0)[doubtful], atol=1e-5, rtol=1e-5)
     of_one = read_strings(once, 4)
     of_several = most_agreed(torch.stack(looks), 4)
     for n, reading in enumerate(answer.readings):

@@ -18,6 +18,7 @@ from .cuts import cut
 from .data import Data
 from .likelihood import Reading
 from .models import StripModel
+from .models.reader import Reader
 from .objectives import NUM_SUMS
 from .training import EVALUATION_BATCH, keep_freed_memory, to_input
 
@@ -83,9 +84,10 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
 
 @torch.no_grad()
 def sight(model: StripModel, images: np.ndarray) -> Sight:
-    """A reader's probabilities for a few images (N, 40, W) uint8: of the symbols, those of its first look."""
+    """A reader's probabilities for a few images (N, 40, W) uint8."""
+    assert isinstance(model, Reader)
     model.eval()
-    symbols = model(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device))).softmax(dim=2)
+    symbols = model.sees(to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device)))
     return Sight(symbols.cpu().numpy(), np.exp(predictions(model, images).log_p))
 
 

@@ -87,6 +87,15 @@ class Reader(StripModel):
         """Which strips (N,), bool, it looks at again, from their logits (N, W / 4, 11)."""
         return logits.float().softmax(2).amax(2).amin(1) < self.second_look
 
+    def sees(self, images: Tensor) -> Tensor:
+        """The probabilities (N, W / 4, 11) of each column's symbols, where it doubts the mean over all looks."""
+        logits = self(images)
+        doubtful = self.doubts(logits)
+        p = logits.softmax(2)
+        if doubtful.any():
+            p = p.index_put((doubtful,), self.looks(images[doubtful]).softmax(3).mean(0))
+        return p
+
     def looks(self, images: Tensor) -> Tensor:
         """Logits (V, N, W / 4, 11) of images (N, 1, 40, W) moved by each of SHIFTS."""
         a_column_more = [F.pad(images, (self.stride + right, self.stride - right)) for right in SHIFTS]
