@@ -99,6 +99,7 @@ def test_a_model_is_a_function_of_its_seed(name):
 def test_the_reader_looks_again_where_it_doubts(images):
     reader = untrained("reader")
     reader(images)  # moves the batch norms' running statistics away from their start
+    assert torch.equal(reader(images), reader(images)), "in training, there is one look"
     reader.eval()
     with torch.no_grad():
         reader.second_look = 0.0

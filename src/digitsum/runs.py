@@ -28,7 +28,7 @@ from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, m
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import StripModel, WeightsError
 from .stream import CHUNK, StripStream
-from .training import Run, build, has_bfloat16, pick_device, train
+from .training import Run, build, has_bfloat16, pick_device, train, trainable
 
 FIRST = 10_000  # training strips whose metrics report E's OCR has too
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -83,7 +83,7 @@ def run_experiment(
     record["versions"] |= extras.versions(experiment.model)
     if distributed.rank() > 0:
         return record | {"checkpoint": "left to the first process"}
-    if _untrained(run):
+    if not trainable(run.model):
         record["checkpoint"] = "nothing was trained, so there are no weights to save"
         write_record(record, record_path)
         return record
@@ -162,18 +162,13 @@ def _measured(model: StripModel, experiment: Experiment, data: Data) -> dict[str
             if strips.corners is not None
         }
         figures["centre_error"] = {split: mean(errors) for split, errors in centres.items() if len(errors)}
-    if not any(p.requires_grad for p in model.parameters()):
+    if not trainable(model):
         # into how many digits it takes a strip apart, and as many strips as report E counts
         figures["digits_read"] = {split: _lengths(predicted[split]) for split in readers}
         if len(few.train) >= FIRST:
             first = Predictions(predicted["train"].values[:FIRST], predicted["train"].sums[:FIRST])
             evaluated["first_10000"] = metrics(first, few.train.sums[:FIRST])
     return figures
-
-
-def _untrained(run: Run) -> bool:
-    """Whether there was nothing to train, as there is not in report E's OCR."""
-    return not run.history
 
 
 def _lengths(predicted: Predictions) -> dict[str, int]:

@@ -95,6 +95,11 @@ def build(experiment: Experiment, seed: int = 0) -> StripModel:
     return model
 
 
+def trainable(model: StripModel) -> bool:
+    """Whether there is anything to train, as there is not in report E's OCR."""
+    return any(p.requires_grad for p in model.parameters())
+
+
 def to_input(images: Tensor) -> Tensor:
     """Images (N, 40, W) uint8 as a model takes them: (N, 1, 40, W) float32 in 0..1, channels last."""
     return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
@@ -121,7 +126,7 @@ def train(
     device = pick_device(device)
     keep_freed_memory()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    if not any(p.requires_grad for p in model.parameters()):
+    if not trainable(model):
         return Run(experiment, seed, model.eval(), last=_weights(model))
     strips: Strips | StripStream = data.train[: experiment.train_limit]
     choose = data.val
