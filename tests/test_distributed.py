@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import digitsum.data
-from digitsum import distributed, training
+from digitsum import devices, distributed
 from digitsum.__main__ import main
 
 WITHOUT_STATISTICS, WITH_STATISTICS = "baseline_cnn-regression", "reader"
@@ -26,9 +26,9 @@ TRAIN = [
 ]  # fmt: skip
 PROCESS = """
 import sys
-import digitsum.data, digitsum.training
+import digitsum.data, digitsum.devices
 digitsum.data.STRIPS, digitsum.data.UNSEEN = 100, 21
-digitsum.training.has_bfloat16 = lambda device: False
+digitsum.devices.has_bfloat16 = lambda device: False
 from digitsum.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -42,7 +42,7 @@ def runs(tmp_path_factory) -> dict[int, Path]:
         patch.chdir(one)
         patch.setattr(digitsum.data, "STRIPS", 100)
         patch.setattr(digitsum.data, "UNSEEN", 21)
-        patch.setattr(training, "has_bfloat16", lambda device: False)
+        patch.setattr(devices, "has_bfloat16", lambda device: False)
         assert main(TRAIN) == 0
     (two / "process.py").write_text(PROCESS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "process.py"]

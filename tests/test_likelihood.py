@@ -157,6 +157,16 @@ def test_probabilities_add_up(scale):
     torch.testing.assert_close(bounded, counts[:, 1:4].logsumexp(1), atol=1e-3, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [3.0, 20.0, 200.0])  # the last beyond what float64 holds but as logarithms
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_the_distribution_holds_every_sums_likelihood(count, scale, dtype):
+    logits = random_logits(3, 20, scale=scale, dtype=dtype)
+    every = [torch.full((3,), total) for total in range(9 * count + 1)]
+    one_by_one = torch.stack([sum_log_likelihood(logits, sums, count) for sums in every], dim=1)
+    torch.testing.assert_close(sum_distribution(logits, count), one_by_one, atol=1e-3, rtol=1e-5)
+
+
 def test_impossible_sums_have_probability_zero_and_no_gradient():
     logits = random_logits(3, 6).requires_grad_()
     for count in (1, 2, (0, 2)):

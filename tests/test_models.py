@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import digitsum.models.pretrained
 from digitsum.checkpoints import load_checkpoint, save_checkpoint
+from digitsum.devices import has_bfloat16
 from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import most_agreed, read_strings, sum_distribution
 from digitsum.models import MODELS
@@ -102,14 +103,14 @@ def test_the_reader_looks_again_where_it_doubts(images):
     assert torch.equal(reader(images), reader(images)), "in training, there is one look"
     reader.eval()
     with torch.no_grad():
-        reader.second_look = 0.0
-        once = reader(images)
+        once = reader.glance(images)
         likeliest = once.softmax(2).amax(2).amin(1)
         reader.second_look = likeliest.median().item() + 1e-6  # so that half of the strips are in doubt
         doubtful = likeliest < reader.second_look
         assert doubtful.any() and not doubtful.all()
         answer, seen = reader.answer(images), reader.sees(images)
-        looks = [reader(F.pad(images, (8, 8)).roll(right, dims=3)[:, :, :, 4:-4])[:, 1:-1] for right in (0, 1, -1)]
+        moved = [F.pad(images, (0, 0, 2, 2)).roll(down, dims=2)[:, :, 2:-2] for down in (1, -1)]
+        looks = [once, *(reader.glance(each) for each in moved)]
     p = sum_distribution(once, 4).softmax(1)
     p[doubtful] = torch.stack([sum_distribution(look, 4).softmax(1) for look in looks]).mean(0)[doubtful]
     torch.testing.assert_close(answer.log_p.exp(), p, atol=1e-5, rtol=1e-5)
@@ -121,6 +122,16 @@ def test_the_reader_looks_again_where_it_doubts(images):
     for n, reading in enumerate(answer.readings):
         expected = (of_several if doubtful[n] else of_one)[n]
         assert reading.digits == expected.digits and reading.columns == expected.columns
+
+
+def test_a_readers_glance_is_what_it_sees_to_the_precision_of_bfloat16(images):
+    reader = untrained("reader").eval()
+    with torch.no_grad():
+        exact, fast = reader(images), reader.glance(images)
+    assert fast.dtype == exact.dtype == torch.float32
+    torch.testing.assert_close(fast, exact, atol=0.05, rtol=0.02)
+    if not has_bfloat16(images.device):
+        assert torch.equal(fast, exact)
 
 
 @pytest.mark.parametrize(("outputs", "total"), [(1, 3_459_713), (37, 3_464_357)])

@@ -51,8 +51,12 @@ def test_likelihood_shares_and_growth():
 
 def test_prediction_against_resnet50():
     rows = [
-        {"experiment": name, "images": 64, "seconds": [s], "peak_bytes": 3 * 2**20, "peak_bytes_before": 2**20}
-        for name, s in (("reader", 0.1), ("resnet50-classification", 1.0))
+        {"experiment": name, "images": 64, "seconds": [s], "peak_bytes": 3 * 2**20, "peak_bytes_before": 2**20} | more
+        for name, s, more in (
+            ("reader", 0.1, {}),
+            ("resnet50-classification", 1.0, {"bfloat16": False}),
+            ("resnet50-classification", 0.5, {"bfloat16": True}),
+        )
     ]
     assert row("prediction", rows=rows)[1:] == ["`reader`", "64", "640", "10.0", "3", "2"]
 

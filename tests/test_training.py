@@ -21,9 +21,10 @@ from digitsum.augment import Augmentation
 from digitsum.checkpoints import CheckpointError, load_state
 from digitsum.compose import Strips
 from digitsum.data import Data
+from digitsum.devices import pick_device
 from digitsum.experiments import EXPERIMENTS, Experiment
 from digitsum.objectives import OBJECTIVES, Regression
-from digitsum.training import Run, TrainingError, pick_device, resident, to_input, train, validate
+from digitsum.training import Run, TrainingError, resident, to_input, train, validate
 
 CPU = torch.device("cpu")
 STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`

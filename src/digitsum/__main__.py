@@ -33,6 +33,7 @@ from . import (
 )
 from .comparison import compare
 from .data import SOURCES
+from .devices import pick_device
 from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
@@ -43,7 +44,6 @@ from .reproduce import plan
 from .runs import find_checkpoints, measure_again
 from .studies import SEEDS, STUDIES, run_study, variants_of
 from .tables import SPLITS, markdown_table, number, percent, renew
-from .training import pick_device
 
 EXPECTED = (
     CheckpointError, DataError, ExtraError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,

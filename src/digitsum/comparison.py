@@ -12,10 +12,10 @@ from scipy import stats
 
 from .checkpoints import CheckpointError, load_checkpoint, write_json
 from .data import Data
+from .devices import pick_device
 from .evaluation import Predictions, mean, read
 from .extras import ExtraError
 from .runs import folder_name, provenance
-from .training import pick_device
 
 FILE = "comparison.json"
 

@@ -16,11 +16,12 @@ from . import distributed
 from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips
 from .cuts import cut
 from .data import Data
+from .devices import keep_freed_memory
 from .likelihood import Reading
 from .models import StripModel
 from .models.reader import Reader
 from .objectives import NUM_SUMS
-from .training import EVALUATION_BATCH, keep_freed_memory, to_input
+from .training import EVALUATION_BATCH, to_input
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -61,7 +62,7 @@ class Sight:
 
 @torch.no_grad()
 def predictions(model: StripModel, images: np.ndarray) -> Predictions:
-    """Predict in float32 on the device the model is on.
+    """Predict on the device the model is on, in float32; only readers may look in bfloat16 (see `Reader.glance`).
 
     Shape: images (N, 40, W) uint8, black background. Raises `InputError` for others, and for a width that the model
     does not take.

@@ -21,6 +21,7 @@ Everywhere: logits (N, T, 11), unnormalised log-probabilities of the symbols not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,8 @@ def sum_distribution(logits: Tensor, count: int | tuple[int, int] | None = 4) ->
     if least == 0 and most == logits.shape[1]:
         return _product(logits, LARGEST * most)
     empty, odds = _odds(logits)
-    return empty[:, None] + _any_count(odds, least, most)
+    table = _every_sum(odds, most) if least == most > 0 else _any_count(odds, least, most)
+    return empty[:, None] + table
 
 
 def count_distribution(logits: Tensor) -> Tensor:
@@ -113,11 +115,8 @@ def string_log_likelihood(logits: Tensor, digits: Tensor) -> Tensor:
     empty, odds = _odds(logits)
     if length > columns:
         return torch.full_like(empty, -torch.inf)
-    ways = odds.new_zeros(n, columns + 1)
-    for k in range(length):
-        emitted = odds.gather(2, digits[:, None, k, None].expand(n, columns, 1))[:, k:, 0]  # (N, T - k)
-        ways = torch.logcumsumexp(emitted + ways[:, :-1], dim=1)
-    return empty + ways[:, -1]
+    emitted = odds.transpose(1, 2).gather(1, digits[:, :, None].expand(n, length, columns))
+    return empty + _placed(emitted.unbind(1), odds)
 
 
 def read_strings(logits: Tensor, count: int | tuple[int, int] | None = None) -> list[Reading]:
@@ -127,22 +126,9 @@ def read_strings(logits: Tensor, count: int | tuple[int, int] | None = None) -> 
     placements, since one digit shared between two columns makes none or two of them the best symbol of a column. The
     probability is that of the digits, wherever they stand, given that the count is allowed.
     """
-    least, most = _bounds(logits, count)
-    logits = logits.detach()
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    _, odds = _odds(logits)
-    gains, symbols = odds.max(dim=-1)  # (N, T)
-    order = gains.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)  # 0 for the column with the best odds of a digit
-    counts = count_distribution(logits)[:, least : most + 1]
-    lengths = least + counts.argmax(dim=1)
-    taken = rank < lengths[:, None]
-
-    taken, symbols = taken.cpu(), symbols.cpu()
-    digits = [symbol[place].tolist() for symbol, place in zip(symbols, taken, strict=True)]
-    columns = [place.nonzero()[:, 0].tolist() for place in taken]
-    probabilities = _string_probabilities(logits, counts.logsumexp(dim=1), digits).tolist()
+    logits = _precise(logits)
+    digits, columns, allowed = _best_strings(logits, count)
+    probabilities = _string_probabilities(logits, allowed, digits).tolist()
     return [Reading(*each) for each in zip(digits, columns, probabilities, strict=True)]
 
 
@@ -152,19 +138,45 @@ def most_agreed(looks: Tensor, count: int | tuple[int, int] | None = None) -> li
     Each look reads its most likely digits; of these, the ones are taken that have the highest probability in the mean
     over all looks.
     """
-    least, most = _bounds(looks[0], count)
-    looks = looks.detach()
-    allowed = [count_distribution(look)[:, least : most + 1].logsumexp(dim=1) for look in looks]
-    read = [read_strings(look, count) for look in looks]
-    table = [
-        [_string_probabilities(*look, [reading.digits for reading in readings]) for readings in read]
-        for look in zip(looks, allowed, strict=True)
-    ]
-    probabilities, best = torch.stack([torch.stack(row) for row in table]).mean(dim=0).max(dim=0)  # (V, V, N) -> (N,)
+    views, n = looks.shape[:2]
+    logits = _precise(looks.flatten(0, 1))
+    digits, columns, allowed = _best_strings(logits, count)
+    # Every look's probability of what every look reads: its own logits for each reading, and all readings in turn.
+    rows = torch.arange(views * n, device=logits.device).view(views, 1, n).expand(views, views, n).flatten()
+    table = _string_probabilities(logits[rows], allowed[rows], digits * views).view(views, views, n)
+    probabilities, best = (each.tolist() for each in table.mean(dim=0).max(dim=0))  # over the readings, (N,)
     return [
-        read[k][n]._replace(probability=probability)
-        for n, (k, probability) in enumerate(zip(best.tolist(), probabilities.tolist(), strict=True))
+        Reading(digits[k * n + row], columns[k * n + row], probability)
+        for row, (k, probability) in enumerate(zip(best, probabilities, strict=True))
     ]
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """The logits of what was learned, in float32 or better."""
+    logits = logits.detach()
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _best_strings(
+    logits: Tensor, count: int | tuple[int, int] | None
+) -> tuple[list[list[int]], list[list[int]], Tensor]:
+    """What `read_strings` reads: digits, columns, and the log-probability (N,) that the count is allowed."""
+    least, most = _bounds(logits, count)
+    empty, odds = _odds(logits)
+    gains, symbols = odds.max(dim=-1)  # (N, T)
+    if least == most:
+        allowed = empty + _placed([torch.logsumexp(odds, dim=-1)] * most, odds)
+        lengths = torch.full_like(symbols[:, 0], most)
+    else:
+        counts = count_distribution(logits)[:, least : most + 1]
+        allowed, lengths = counts.logsumexp(dim=1), least + counts.argmax(dim=1)
+    order = gains.argsort(dim=1, descending=True, stable=True)
+    taken = order.argsort(dim=1) < lengths[:, None]  # the columns with the best odds of a digit
+
+    ends = lengths.cumsum(dim=0).tolist()
+    parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    digits, columns = symbols[taken].tolist(), taken.nonzero()[:, 1].tolist()
+    return [digits[part] for part in parts], [columns[part] for part in parts], allowed
 
 
 def _string_probabilities(logits: Tensor, allowed: Tensor, digits: list[list[int]]) -> Tensor:
@@ -231,6 +243,48 @@ def _coefficient(odds: Tensor, digits: int, sums: Tensor) -> Tensor:
     # A large negative number instead of -inf keeps the gradient of a sum without any terms defined.
     left = left.masked_fill(~possible[:, None], torch.finfo(left.dtype).min)
     return torch.logsumexp(left.flatten(1), dim=1).masked_fill(~possible.any(dim=1), -torch.inf)
+
+
+def _every_sum(odds: Tensor, digits: int) -> Tensor:
+    """log F_digits(T) at every sum, (N, 9 digits + 1): the halves of `_coefficient`, but not as logarithms.
+
+    Products and sums of positive float64 numbers are as exact as their logarithms and several times as fast, where
+    none is too small to be told from zero; where one is, and on devices without float64, logarithms it is.
+    """
+    if odds.device.type == "mps":
+        return _any_count(odds, digits, digits)
+    n, columns, _ = odds.shape
+    a, b = digits - digits // 2, digits // 2
+    places = columns - digits + 1  # of the last digit of the left half
+    largest = odds.amax(dim=(1, 2), keepdim=True)
+    positive = (odds - largest).double().exp()
+    terms = [torch.cat([positive, positive.flip(1)])]  # as in `_ways`
+    for k in range(1, a):
+        before = terms[-1][:, :-1].cumsum(dim=1)
+        size = before.shape[2]
+        term = before.new_zeros(*before.shape[:2], size + LARGEST)
+        for digit in range(LARGEST + 1):
+            term[..., digit : digit + size] += before * terms[0][:, k:, digit, None]
+        terms.append(term)
+    left = terms[a - 1][:n, :places]
+    if b:
+        right = terms[b - 1][n:, :places].cumsum(dim=1).flip(1)
+        pairs = left.transpose(1, 2) @ right  # (N, 9a + 1, 9b + 1)
+        shifted = F.pad(pairs, (0, pairs.shape[1])).flatten(1)[:, : -pairs.shape[1]]  # each row one to the right
+        table = shifted.view(n, pairs.shape[1], -1).sum(dim=1)
+    else:
+        table = left.sum(dim=1)
+    if n and table.min() < torch.finfo(table.dtype).tiny:
+        return _any_count(odds, digits, digits)
+    return (table.log() + digits * largest[:, :, 0]).to(odds.dtype)
+
+
+def _placed(emitted: Sequence[Tensor], odds: Tensor) -> Tensor:
+    """The log of the ways (N,) to place symbols from left to right in columns, the k-th at the log-odds emitted[k]."""
+    ways = odds.new_zeros(odds.shape[0], odds.shape[1] + 1)
+    for k, each in enumerate(emitted):
+        ways = torch.logcumsumexp(each[:, k:] + ways[:, :-1], dim=1)
+    return ways[:, -1]
 
 
 def _any_count(odds: Tensor, least: int, most: int) -> Tensor:

@@ -128,13 +128,20 @@ def _growth(times: dict[str, list[float]]) -> list[str]:
 
 
 def _prediction(part: Part) -> list[list[str]]:
-    speed = {(row["experiment"], row["images"]): row["images"] / median(row["seconds"]) for row in part["rows"]}
+    def speed(row: Part) -> float:
+        return row["images"] / median(row["seconds"])
+
+    resnet = {
+        row["images"]: speed(row)
+        for row in part["rows"]
+        if row["experiment"] == "resnet50-classification" and not row.get("bfloat16")
+    }
     return [
         [
-            f"`{row['experiment']}`",
+            f"`{row['experiment']}`" + ", bfloat16" * row.get("bfloat16", False),
             f"{row['images']:,}",
-            f"{speed[row['experiment'], row['images']]:,.0f}",
-            f"{speed[row['experiment'], row['images']] / speed['resnet50-classification', row['images']]:.1f}",
+            f"{speed(row):,.0f}",
+            f"{speed(row) / resnet[row['images']]:.1f}",
             f"{row['peak_bytes'] / MIB:,.0f}",
             f"{(row['peak_bytes'] - row['peak_bytes_before']) / MIB:,.0f}",
         ]

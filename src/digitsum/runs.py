@@ -24,11 +24,12 @@ from .calibration import fit_offset
 from .checkpoints import CheckpointError, load_checkpoint, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
+from .devices import has_bfloat16, pick_device
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, metrics, read, strings_read
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
 from .models import StripModel, WeightsError
 from .stream import CHUNK, StripStream
-from .training import Run, build, has_bfloat16, pick_device, train, trainable
+from .training import Run, build, train, trainable
 
 FIRST = 10_000  # training strips whose metrics report E's OCR has too
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")

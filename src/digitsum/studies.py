@@ -20,6 +20,7 @@ from .augment import Augmentation
 from .checkpoints import CheckpointError, load_checkpoint, read_metadata
 from .compose import DIGIT_WIDTH, compose, lay_out
 from .data import Data, source_glyphs
+from .devices import pick_device
 from .evaluation import Predictions, centre_errors, inputs, mean, predictions, share, strings_read
 from .experiments import EXPERIMENTS, Experiment
 from .models import StripModel
@@ -28,7 +29,7 @@ from .models.ensemble import Ensemble
 from .models.reader import SHIFTS, Reader
 from .pseudo_labels import label_digits
 from .runs import circumstances, commit, record_of, recorded, settings_digest, write_record
-from .training import pick_device, train
+from .training import train
 
 READER = "reader"  # the experiment that is studied
 SMALL = "reader_small"  # in its place where much has to be trained
@@ -289,10 +290,10 @@ def _second_look(model: StripModel, data: Data, root: str | Path) -> dict[str, A
     assert isinstance(model, Reader)
     once = copy.deepcopy(model)
     once.second_look = 0.0
-    measured: dict[str, Any] = {"looks": len(SHIFTS), "below": model.second_look, "splits": {}}
+    measured: dict[str, Any] = {"looks": 1 + len(SHIFTS), "below": model.second_look, "splits": {}}
     for split, strips in (("val", data.val), list(data.splits.items())[-1]):
         with torch.no_grad():
-            again = sum(int(model.doubts(model(batch)).sum()) for _, batch in inputs(model, strips.images))
+            again = sum(int(model.doubts(model.glance(batch)).sum()) for _, batch in inputs(model, strips.images))
         measured["splits"][split] = {"n": len(strips), "again": share(again, len(strips))} | {
             name: share(int((predictions(reader, strips.images).sums == strips.sums).sum()), len(strips))
             for name, reader in (("once", once), ("several", model))

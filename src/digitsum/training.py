@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from .checkpoints import load_state, save_state
 from .compose import Strips
 from .cuts import cut
 from .data import Data
+from .devices import autocast, keep_freed_memory, pick_device
 from .experiments import EXPERIMENTS, Experiment
 from .models import MODELS, StripModel
 from .models.layers import MARGIN, ink_ends
@@ -55,34 +54,6 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device asked for; "auto" takes CUDA, then Apple's MPS, then the CPU."""
-    if str(device) != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 faster than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next step, where it is glibc; otherwise nothing changes.
-
-    By itself it gives every large tensor back to the system, and at the next step the same memory comes back page by
-    page. Up to 2 GB stay with the process. The numbers are those of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(-1, 2**31 - 1)
-        library.mallopt(-3, 2**25)
 
 
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
@@ -282,11 +253,6 @@ def _steps(strips: int, batch_size: int) -> int:
 def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images (N, 40, W) uint8 and sums (N,) on the device: a whole set is small enough to live there."""
     return torch.from_numpy(np.array(strips.images)).to(device), torch.from_numpy(np.array(strips.sums)).to(device)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 autocast where the device has it, otherwise nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
 
 
 @torch.no_grad()

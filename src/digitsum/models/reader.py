@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compose import HEIGHT
+from ..devices import autocast
 from ..objectives import Answer, SumLikelihood
 from .layers import MARGIN, StripModel, ink_ends
 
-SHIFTS = (0, 1, -1)  # by how many pixels to the right a strip is moved for each look
-STEP = 16  # strips are answered in widths that are multiples of this, so that many have the same
+SHIFTS = (1, -1)  # by how many pixels down a strip is moved for each further look
+STEP = 32  # strips are answered in widths that are multiples of this, so that many have the same
 
 
 class Reader(StripModel):
@@ -24,8 +27,8 @@ class Reader(StripModel):
     digits as strips have: with 4.5, 10 digits at odds of e^-4.5 each in 42 columns, 4.2 of them.
 
     Where a strip holds a column whose likeliest symbol has a probability below `second_look`, the answer of a trained
-    reader is that of several looks, at the strip moved by a pixel to the left and to the right: test-time augmentation
-    of the one strip in ten where it matters. 0: it looks once, and its outputs need not be symbols.
+    reader is that of several looks, also at the strip moved by a pixel up and down: test-time augmentation of the one
+    strip in ten where it matters. 0: it looks once, and its outputs need not be symbols.
     """
 
     stride = 4
@@ -63,12 +66,18 @@ class Reader(StripModel):
 
     def answer(self, images: Tensor) -> Answer:
         """What a trained reader says of images (N, 1, 40, W) in 0..1, after a second look where it doubts."""
-        logits = self(images)
+        logits = self.glance(images)
         first = self.objective.answer(logits)
         doubtful = self.doubts(logits)
         if not doubtful.any():
             return first
-        return first.replaced(doubtful, self.objective.together(self.looks(images[doubtful])))
+        return first.replaced(doubtful, self.objective.together(self.looks(images[doubtful], logits[doubtful])))
+
+    def glance(self, images: Tensor) -> Tensor:
+        """Logits (N, W / 4, 11) at one look, in float32, but of layers in bfloat16 where that is fast."""
+        with autocast(images.device) if isinstance(self.objective, SumLikelihood) else nullcontext():
+            logits = self(images)
+        return logits.float()
 
     def widths(self, images: Tensor) -> Tensor:
         """How many columns (N,), from the left, it has to see of images (N, 40, W) uint8: few beyond a strip's ink.
@@ -89,17 +98,17 @@ class Reader(StripModel):
 
     def sees(self, images: Tensor) -> Tensor:
         """The probabilities (N, W / 4, 11) of each column's symbols, where it doubts the mean over all looks."""
-        logits = self(images)
+        logits = self.glance(images)
         doubtful = self.doubts(logits)
         p = logits.softmax(2)
         if doubtful.any():
-            p = p.index_put((doubtful,), self.looks(images[doubtful]).softmax(3).mean(0))
+            p = p.index_put((doubtful,), self.looks(images[doubtful], logits[doubtful]).softmax(3).mean(0))
         return p
 
-    def looks(self, images: Tensor) -> Tensor:
-        """Logits (V, N, W / 4, 11) of images (N, 1, 40, W) moved by each of SHIFTS."""
-        a_column_more = [F.pad(images, (self.stride + right, self.stride - right)) for right in SHIFTS]
-        return torch.stack([self(moved)[:, 1:-1] for moved in a_column_more])
+    def looks(self, images: Tensor, first: Tensor) -> Tensor:
+        """Logits (V, N, W / 4, 11): those of the `first` look at images (N, 1, 40, W), then moved by each of SHIFTS."""
+        moved = torch.cat([F.pad(images, (0, 0, down, -down)) for down in SHIFTS])
+        return torch.cat([first[None], self.glance(moved).unflatten(0, (len(SHIFTS), len(images)))])
 
 
 class Convolution(nn.Sequential):

@@ -1,0 +1,41 @@
+"""What the machine offers: devices, bfloat16, and how its memory is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+import torch
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device asked for; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 autocast where the device has it, otherwise nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next step, where it is glibc; otherwise nothing changes.
+
+    By itself it gives every large tensor back to the system, and at the next step the same memory comes back page by
+    page. Up to 2 GB stay with the process. The numbers are those of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(-1, 2**31 - 1)
+        library.mallopt(-3, 2**25)
