@@ -109,8 +109,8 @@ def test_the_reader_looks_again_where_it_doubts(images):
         doubtful = likeliest < reader.second_look
         assert doubtful.any() and not doubtful.all()
         answer, seen = reader.answer(images), reader.sees(images)
-        moved = [F.pad(images, (0, 0, 2, 2)).roll(down, dims=2)[:, :, 2:-2] for down in (1, -1)]
-        looks = [once, *(reader.glance(each) for each in moved)]
+        moved = [F.pad(images, (8, 8)).roll(right, dims=3)[:, :, :, 4:-4] for right in (1, -1)]
+        looks = [once, *(reader.glance(each)[:, 1:-1] for each in moved)]
     p = sum_distribution(once, 4).softmax(1)
     p[doubtful] = torch.stack([sum_distribution(look, 4).softmax(1) for look in looks]).mean(0)[doubtful]
     torch.testing.assert_close(answer.log_p.exp(), p, atol=1e-5, rtol=1e-5)

@@ -13,7 +13,7 @@ from ..devices import autocast
 from ..objectives import Answer, SumLikelihood
 from .layers import MARGIN, StripModel, ink_ends
 
-SHIFTS = (1, -1)  # by how many pixels down a strip is moved for each further look
+SHIFTS = (1, -1)  # by how many pixels to the right a strip is moved for each further look
 STEP = 32  # strips are answered in widths that are multiples of this, so that many have the same
 
 
@@ -27,8 +27,8 @@ class Reader(StripModel):
     digits as strips have: with 4.5, 10 digits at odds of e^-4.5 each in 42 columns, 4.2 of them.
 
     Where a strip holds a column whose likeliest symbol has a probability below `second_look`, the answer of a trained
-    reader is that of several looks, also at the strip moved by a pixel up and down: test-time augmentation of the one
-    strip in ten where it matters. 0: it looks once, and its outputs need not be symbols.
+    reader is that of several looks, also at the strip moved by a pixel to the left and to the right: test-time
+    augmentation of the one strip in ten where it matters. 0: it looks once, and its outputs need not be symbols.
     """
 
     stride = 4
@@ -107,8 +107,9 @@ class Reader(StripModel):
 
     def looks(self, images: Tensor, first: Tensor) -> Tensor:
         """Logits (V, N, W / 4, 11): those of the `first` look at images (N, 1, 40, W), then moved by each of SHIFTS."""
-        moved = torch.cat([F.pad(images, (0, 0, down, -down)) for down in SHIFTS])
-        return torch.cat([first[None], self.glance(moved).unflatten(0, (len(SHIFTS), len(images)))])
+        a_column_more = torch.cat([F.pad(images, (self.stride + right, self.stride - right)) for right in SHIFTS])
+        moved = self.glance(a_column_more)[:, 1:-1].unflatten(0, (len(SHIFTS), len(images)))
+        return torch.cat([first[None], moved])
 
 
 class Convolution(nn.Sequential):
