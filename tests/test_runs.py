@@ -132,7 +132,7 @@ def test_measuring_again_renews_the_figures_and_keeps_what_was_trained(smoke, ti
     stale["metrics"]["unseen"]["mae"] = stale["metrics"]["test"]["mae"] | {"value": 99.0}
     stale["strings"] = {}
     path.write_text(json.dumps(stale), encoding="utf-8")
-    assert measure_again(weights, tiny, "cpu", tmp_path / "results") == path
+    assert measure_again(load_checkpoint(weights), weights, tiny, tmp_path / "results") == path
     renewed = strict_json(path)
     measured = renewed.pop("measured")
     for entry in (renewed, stale, record):
@@ -145,15 +145,16 @@ def test_measuring_again_renews_the_figures_and_keeps_what_was_trained(smoke, ti
 def test_figures_of_other_weights_are_not_renewed(smoke, tiny, tmp_path):
     smoke("reader", seed=2)
     path = tmp_path / "results" / "digits-smoke" / "reader-seed2.json"
+    weights = tmp_path / "models" / "digits-smoke" / "reader.safetensors"
     other = json.loads(path.read_text(encoding="utf-8"))
     other["metrics"]["val"]["mse"]["value"] += 1
     path.write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(CheckpointError, match="is not the record of"):
-        measure_again(tmp_path / "models" / "digits-smoke" / "reader.safetensors", tiny, "cpu", tmp_path / "results")
+        measure_again(load_checkpoint(weights), weights, tiny, tmp_path / "results")
     assert json.loads(path.read_text(encoding="utf-8")) == other
     path.unlink()
     with pytest.raises(CheckpointError, match="is not the record of"):
-        measure_again(tmp_path / "models" / "digits-smoke" / "reader.safetensors", tiny, "cpu", tmp_path / "results")
+        measure_again(load_checkpoint(weights), weights, tiny, tmp_path / "results")
 
 
 def test_course_data_have_no_unseen_split(smoke, tiny, tmp_path):

@@ -158,7 +158,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         if model.metadata["data"] != data.fingerprint:
             print("It was trained on other strips than these: those it calls test may be among its training strips.")
         if options.renew:
-            print(f"{measure_again(path, data, options.device, options.results)} has its figures of today's code")
+            print(f"{measure_again(model, path, data, options.results)} has its figures of today's code")
         else:
             print(_metrics_table(evaluate(model, data)[0]))
     return 0

@@ -21,7 +21,7 @@ import torch
 
 from . import distributed, extras
 from .calibration import fit_offset
-from .checkpoints import CheckpointError, load_checkpoint, read_metadata, save_checkpoint, write_json
+from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
 from .devices import has_bfloat16, pick_device
@@ -108,19 +108,18 @@ def record_of(
 ) -> dict[str, Any]:
     """The record of a finished run: what was trained, how it departs from the `usual` settings, and what it reads."""
     trained = time.perf_counter()
-    record = _record(name, usual, run, data, device, preset_name) | _measured(run.model, run.experiment, data)
+    record = _record(name, usual, run, data, device, preset_name) | _figures(run.model, run.experiment, data)
     return record | {
         "seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + time.perf_counter() - trained, 1)}
     }
 
 
-def measure_again(path: str | Path, data: Data, device: str = "auto", results: str | Path = "results") -> Path:
-    """Measure saved weights anew, with today's code, for the record of their run; returns the record's path.
+def measure_again(model: StripModel, path: str | Path, data: Data, results: str | Path = "results") -> Path:
+    """Measure a model loaded from `path` anew, with today's code, for its run's record; returns the record's path.
 
     What the record says of the training stays; "measured" says with which code, where and when the figures were made.
     Raises `CheckpointError` where the record is not of these weights.
     """
-    model = load_checkpoint(path, pick_device(device))
     about = model.metadata
     folder = folder_name(data.source, about.get("preset", "full"))
     record_path = Path(results) / folder / f"{about.get('experiment')}-seed{about.get('seed')}.json"
@@ -130,14 +129,14 @@ def measure_again(path: str | Path, data: Data, device: str = "auto", results: s
             f"{record_path} is not the record of {path}: their settings, data or figures on validation differ. Only "
             "figures of the same weights can be renewed; train them again."
         )
-    record |= _measured(model, Experiment(**about["settings"]), data)
-    record["measured"] = provenance(pick_device(device))
+    record |= _figures(model, Experiment(**about["settings"]), data)
+    record["measured"] = provenance(next(model.parameters()).device)
     write_record(record, record_path)
     save_checkpoint(model, path, **about | {"validation": record["metrics"]["val"]})
     return record_path
 
 
-def _measured(model: StripModel, experiment: Experiment, data: Data) -> dict[str, Any]:
+def _figures(model: StripModel, experiment: Experiment, data: Data) -> dict[str, Any]:
     """All figures of a record that a trained model's predictions give."""
     limit = experiment.evaluate_limit
     few = data.head(limit or (CHUNK if isinstance(data.train, StripStream) else None), limit)
