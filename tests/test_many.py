@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import digitsum.data
 from digitsum import runs
 from digitsum.__main__ import main
+from digitsum.checkpoints import CheckpointError
 from digitsum.data import load_data
 
 NAME = "baseline_cnn-regression"
@@ -45,27 +47,41 @@ def test_seeds_side_by_side(tmp_path):
     assert all(record["hardware"]["threads"] == max(1, torch.get_num_threads() // 2) for record in records)
 
 
-def test_one_that_fails_does_not_stop_the_others(workplace, monkeypatch, capsys):
-    """Without the processes themselves: what they are to do, and what is said of it."""
+@pytest.fixture
+def second_fails(monkeypatch) -> list:
+    """Jobs side by side without the processes: what they are to do, of which the second fails; returns the jobs."""
+    seen = []
 
     def here(work, jobs, processes):
-        class Done:
-            def __init__(self, job):
-                self.job = job
-
-            def result(self):
-                if self.job[1] == 1:
-                    raise runs.CheckpointError("damaged")
-                return work(self.job)
-
-        assert processes == 2 and list(jobs) == [(NAME, 0), (NAME, 1)]
-        return ((job, Done(job)) for job in jobs)
+        assert processes == 2
+        seen.extend(jobs)
+        for job in jobs:
+            future = Future()
+            if job == jobs[1]:
+                future.set_exception(CheckpointError("damaged"))
+            else:
+                future.set_result(work(job))
+            yield job, future
 
     monkeypatch.setattr("digitsum.__main__.side_by_side", here)
-    assert main([*TRAIN, "--processes", "2"]) == 1
+    return seen
+
+
+def test_one_that_fails_does_not_stop_the_others(workplace, second_fails, capsys):
+    assert main([*TRAIN, "--processes", "2"]) == 1 and second_fails == [(NAME, 0), (NAME, 1)]
     said = capsys.readouterr()
     assert f"{NAME}, seed 0:" in said.out and f"digitsum: {NAME}, seed 1: damaged" in said.err
     assert [path.name for path in Path("results/digits-smoke").glob("*.json")] == [f"{NAME}-seed0.json"]
+
+
+def test_variants_of_a_study_side_by_side(workplace, second_fails, capsys):
+    options = ["--source", "digits", "--device", "cpu", "--seeds", "3", "--epochs", "1", "--train-limit", "64"]
+    study = ["study", "ablations", *options, "--only", "no_start", "clean", "no_shift", "--processes", "2"]
+    assert main(study) == 1 and second_fails == [("no_start", 3), ("no_shift", 3), ("clean", 3)]
+    said = capsys.readouterr()
+    made = sorted(path.name for path in Path("results/studies/digits/ablations").glob("*.json"))
+    assert made == ["clean-seed3.json", "no_start-seed3.json"] and all(name in said.out for name in made)
+    assert "digitsum: no_shift, seed 3: damaged" in said.err
 
 
 def test_only_missing_runs_are_made(workplace, monkeypatch):

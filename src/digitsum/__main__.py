@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from .devices import pick_device
 from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
-from .many import run_alone, side_by_side
+from .many import run_alone, side_by_side, study_alone
 from .records import TableError
 from .report import ReportError, make_report
 from .reproduce import plan
@@ -90,10 +91,19 @@ def _train_here(options: argparse.Namespace) -> int:
         for name, seed in jobs:
             _report((name, seed), run_experiment(name, data, seed=seed, **settings))
         return 0
+    return _side_by_side(partial(run_alone, load, settings), jobs, options.processes, _report)
+
+
+def _side_by_side(
+    work: Callable[[tuple[str, int]], Any],
+    jobs: Sequence[tuple[str, int]],
+    processes: int,
+    report: Callable[[tuple[str, int], Any], None],
+) -> int:
     failed = False
-    for (name, seed), future in side_by_side(partial(run_alone, load, settings), jobs, options.processes):
+    for (name, seed), future in side_by_side(work, jobs, processes):
         try:
-            _report((name, seed), future.result())
+            report((name, seed), future.result())
         except (*EXPECTED, BrokenProcessPool) as error:  # the others go on
             print(f"digitsum: {name}, seed {seed}: {error}", file=sys.stderr)
             failed = True
@@ -194,19 +204,31 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    data = load_data(options.source, options.root, options.data_seed)
+    load = partial(load_data, options.source, options.root, options.data_seed)
+    data = load()
     print(data.reason)
     given = {key: getattr(options, key) for key in ("epochs", "train_limit")}
+    settings: dict[str, Any] = {
+        "changes": {k: v for k, v in given.items() if v}, "checkpoints": options.checkpoint, "device": options.device,
+        "root": options.root, "models": options.models, "results": options.results,
+    }  # fmt: skip
+    failed = 0
     for name in STUDIES if options.study == "all" else [options.study]:
-        records = run_study(
-            name, data, seeds=options.seeds, only=options.only, changes={k: v for k, v in given.items() if v},
-            checkpoints=options.checkpoint, device=options.device, root=options.root, models=options.models,
-            results=options.results,
-        )  # fmt: skip
-        for path, record in records:
-            metrics = record.get("metrics", {})
-            print(path, *(f"{split} {percent(metrics[split]['accuracy'])}" for split in SPLITS if split in metrics))
-    return 0
+        variants = [each.name for each in variants_of(name) if each.name in options.only or not options.only]
+        if options.processes > 1 and variants:
+            work = partial(study_alone, load, name, settings)
+            jobs = [(variant, seed) for seed in options.seeds for variant in variants]
+            failed |= _side_by_side(work, jobs, options.processes, lambda _, records: _list(records))
+        else:
+            _list(run_study(name, data, seeds=options.seeds, only=options.only, **settings))
+    return failed
+
+
+def _list(records: Iterable[tuple[Path, dict[str, Any]]]) -> None:
+    for path, record in records:
+        metrics = record.get("metrics", {})
+        shown = (f"{split} {percent(metrics[split]['accuracy'])}" for split in SPLITS if split in metrics)
+        print(path, *shown, flush=True)
 
 
 def _tables(options: argparse.Namespace) -> int:
@@ -364,6 +386,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seeds", type=_natural, nargs="+", default=SEEDS, help="of the runs ({} {} {})".format(*SEEDS))
     variants = list(dict.fromkeys(variant.name for name in STUDIES for variant in variants_of(name)))
     study.add_argument("--only", nargs="+", choices=variants, default=(), metavar="VARIANT", help="(all)")
+    study.add_argument("--processes", type=_positive, default=1, help="variants side by side, each on a device (1)")
     study.add_argument("--epochs", type=_positive, help="in place of the study's own")
     study.add_argument("--train-limit", type=_positive, help="train on only so many strips")
     study.add_argument("--checkpoint", type=Path, nargs="+", default=(), help="readers to measure (the published one)")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from .data import Data
 from .runs import run_experiment
+from .studies import run_study
 
 Job = TypeVar("Job")
 
@@ -21,6 +23,13 @@ def run_alone(load: Callable[[], Data], settings: Mapping[str, Any], job: tuple[
     It stands here and not in `__main__`, which a process of `python -m digitsum` cannot import.
     """
     return run_experiment(job[0], load(), seed=job[1], progress=False, **settings)
+
+
+def study_alone(
+    load: Callable[[], Data], study: str, settings: Mapping[str, Any], job: tuple[str, int]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """The same for a variant and a seed of a study; returns what `run_study` yields."""
+    return list(run_study(study, load(), only=[job[0]], seeds=[job[1]], progress=False, **settings))
 
 
 def side_by_side(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Future]]:
