@@ -24,9 +24,9 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 autocast where the device has it, otherwise nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """bfloat16 autocast where it is wanted and the device has it, otherwise nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted and has_bfloat16(device))
 
 
 def keep_freed_memory() -> None:

@@ -30,6 +30,7 @@ class Experiment:
     augment: Augmentation | None = None  # drawn per image on the device; None: the images as they are
     clean: float = 0.0  # share of the epochs, the last ones, in which images are moved but not bent, and so stay sharp
     crop: bool = False  # batches of strips of similar width, without the blank columns to their right
+    bfloat16: bool = True  # train in it where the device is built for it; otherwise in float32
     select: str = "accuracy"  # what the best epoch is best at, on validation: "accuracy" or "loss"
     train_limit: int | None = None  # only the first so many training strips; None: all of them
     evaluate_limit: int | None = None  # only the first so many strips of each split at the end; None: all of them

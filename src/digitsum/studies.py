@@ -121,6 +121,9 @@ def _ablations(reader: Experiment) -> list[Variant]:
             {"clean": 0.15},
         )
         changes["no_augmentation"] = ("Without any augmentation.", {"augment": None})
+    # What makes training fast, taken back.
+    changes["uncropped"] = ("Strips are not cropped.", {"crop": False})
+    changes["float32"] = ("Trained in float32, not in bfloat16.", {"bfloat16": False})
     return [_variant(reader, name, sentence, **changed) for name, (sentence, changed) in changes.items()]
 
 

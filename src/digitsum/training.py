@@ -192,13 +192,13 @@ def train_epoch(
         if augment:
             batch = augment(batch)
         batch, sums = distributed.mine(batch), distributed.mine(sums)
-        with autocast(device):
+        with autocast(device, experiment.bfloat16):
             outputs = model(batch)
         outputs = outputs.float()
         loss = objective.loss(outputs, sums, step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
         distributed.weighted(loss, len(sums), size).backward()
-        with autocast(device):  # for Muon's matrix products
+        with autocast(device, experiment.bfloat16):  # for Muon's matrix products
             optimizer.step()
         scheduler.step()
         losses[step] = loss.detach() * len(sums)

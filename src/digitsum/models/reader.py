@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,7 +73,7 @@ class Reader(StripModel):
 
     def glance(self, images: Tensor) -> Tensor:
         """Logits (N, W / 4, 11) at one look, in float32, but of layers in bfloat16 where that is fast."""
-        with autocast(images.device) if isinstance(self.objective, SumLikelihood) else nullcontext():
+        with autocast(images.device, isinstance(self.objective, SumLikelihood)):
             logits = self(images)
         return logits.float()
 
