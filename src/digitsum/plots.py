@@ -295,7 +295,7 @@ def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         axes.plot(shares, accuracy, color=colour_of(name), label=f"{name}: {accuracy[-1]:.1%} of all")
     axes.set(xlabel="strips with an answer, the most trusted first", ylabel="right sums", xlim=(0, 1.01))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
     axes.grid(True)
     if curves:
         axes.legend()
@@ -314,7 +314,7 @@ def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     axes.set(xlabel="sums to learn from", ylabel="right sums")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
     axes.grid(True)
     return _done(figure)
 
