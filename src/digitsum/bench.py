@@ -15,7 +15,6 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -338,7 +337,7 @@ def _predict_alone(
     model = load_checkpoint(weights) if weights else build(replace(EXPERIMENTS[name], weights=None))
     model = model.to(on).to(memory_format=torch.channels_last)
     before = _peak(on)
-    with autocast(on) if bfloat16 else nullcontext():
+    with autocast(on, bfloat16):
         seconds = per_call({"predict": lambda: predict(model, images)}, repeats, on)["predict"]
     return {"seconds": seconds, "peak_bytes": _peak(on), "peak_bytes_before": before}
 
