@@ -59,6 +59,7 @@ def test_prediction_against_resnet50():
         )
     ]
     assert row("prediction", rows=rows)[1:] == ["`reader`", "64", "640", "10.0", "3", "2"]
+    assert row("prediction", rows=rows[::-1])[1:4] == ["`resnet50-classification`, bfloat16", "64", "128"]
 
 
 def test_an_accuracy_that_was_not_reached_is_said_so():

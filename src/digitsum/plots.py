@@ -287,6 +287,11 @@ def reliability(diagrams: Mapping[str, Any]) -> Figure:
     return _done(figure)
 
 
+def _fine_percent(share: float, _: float) -> str:
+    """A tick's label with only as many decimals as it needs."""
+    return f"{100 * share:.4g}%"
+
+
 @mpl.rc_context(STYLE)
 def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy over the share of strips that get an answer, the most trusted first: (shares, accuracies) by name."""
@@ -295,7 +300,7 @@ def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         axes.plot(shares, accuracy, color=colour_of(name), label=f"{name}: {accuracy[-1]:.1%} of all")
     axes.set(xlabel="strips with an answer, the most trusted first", ylabel="right sums", xlim=(0, 1.01))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
+        axis.set_major_formatter(_fine_percent)
     axes.grid(True)
     if curves:
         axes.legend()
@@ -314,7 +319,7 @@ def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     axes.set(xlabel="sums to learn from", ylabel="right sums")
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
+    axes.yaxis.set_major_formatter(_fine_percent)
     axes.grid(True)
     return _done(figure)
 
