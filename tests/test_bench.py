@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,8 +49,9 @@ def test_short_works_are_called_often_and_timed_singly(monkeypatch):
     assert clock[0] == 2 * (0.5 + 4.0) + 3 * (6 * 0.5 + 4.0)  # two of each to begin with; then three rounds
 
 
-@pytest.mark.parametrize("part", ["epoch", "likelihood", "prediction", "generation", "phases"])
-def test_every_part_is_recorded(part, small, tiny, tmp_path):
+@pytest.mark.parametrize("part", ["epoch", "compiled", "likelihood", "prediction", "generation", "phases"])
+def test_every_part_is_recorded(part, small, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which needs no compiler
     record = measure(part, tiny, device="cpu", repeats=2, results=tmp_path)
     (path,) = (tmp_path / "bench").iterdir()
     assert json.loads(path.read_text()) == json.loads(json.dumps(record))
@@ -57,6 +60,9 @@ def test_every_part_is_recorded(part, small, tiny, tmp_path):
     if part == "epoch":
         times = found["rows"][0]["seconds"]
         assert set(times) == {"ours", "usual", "ready"} and all(len(each) == 2 for each in times.values())
+    if part == "compiled":
+        row = found["rows"][0]
+        assert set(row["seconds"]) == {"plain", "compiled"} and row["first"] > max(row["seconds"]["compiled"])
     if part == "prediction":
         assert found["rows"][0]["peak_bytes"] >= found["rows"][0]["peak_bytes_before"] > 2**20
     if part == "generation":
@@ -65,6 +71,15 @@ def test_every_part_is_recorded(part, small, tiny, tmp_path):
         spent = {phase: {group for group, s in groups.items() if s} for phase, groups in found["phases"].items()}
         assert list(spent) == ["augmentation", "forward", "likelihood", "backward", "optimiser"]
         assert "convolution" in spent["forward"] & spent["backward"] and "convolution" not in spent["likelihood"]
+
+
+def test_every_call_predicts_other_images(small, monkeypatch):
+    images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((1, 40, 168), np.uint8)
+    seen = []
+    monkeypatch.setattr(bench, "predict", lambda model, images: seen.append(images[:, 0, 0].tolist()))
+    monkeypatch.setattr(bench, "per_call", lambda works, *_: {"predict": [works["predict"]() for _ in range(4)]})
+    bench._predict_alone("baseline_cnn-classification", None, False, images, 2, "cpu", torch.get_num_threads(), 1)
+    assert seen == [[0, 1], [2, 3], [4, 5], [0, 1]]
 
 
 def test_a_part_leaves_the_others_in_the_record(small, tiny, tmp_path):

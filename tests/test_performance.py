@@ -43,6 +43,14 @@ def test_epoch():
     assert cells == ["Some CPU, 2 threads", "`reader`", "100", "33", "2.00 (2.00–3.00)", "10.0 %"]
 
 
+def test_compiling_pays_when_its_time_has_come_back():
+    seconds = {"plain": [0.2, 0.3, 0.1], "compiled": [0.1, 0.1, 0.1]}
+    found = {"experiment": "reader", "first": 30.1}
+    cells = row("compiled", rows=[found | {"seconds": seconds}])
+    assert cells[1:] == ["`reader`", "200.0", "100.0", "2.00", "30", "after 300 steps"]
+    assert row("compiled", rows=[found | {"seconds": seconds | {"plain": [0.1]}}])[-1] == "never"
+
+
 def test_likelihood_shares_and_growth():
     share = {"step": [1.0, 1.0], "likelihood": [0.1, 0.3]}
     cells = row("likelihood", share=share, columns={"42": [0.01], "84": [0.02]}, digits={"2": [0.01], "4": [0.04]})

@@ -395,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
 
     speed = commands.add_parser("bench", parents=[data], help="measure speed and memory, and write a record of it")
     speed.add_argument(
-        "--only", nargs="+", choices=bench.USUAL_PARTS, metavar="PART", help=", ".join(bench.USUAL_PARTS)
+        "--only", nargs="+", choices=bench.PARTS_TO_NAME, metavar="PART", help=", ".join(bench.PARTS_TO_NAME)
     )
     speed.add_argument(
         "--time-to-accuracy", type=_rate, metavar="MINUTES",

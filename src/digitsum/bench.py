@@ -6,6 +6,7 @@ and when it was measured, and replaces the one measured before. `performance.py`
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -206,18 +207,19 @@ def _ready(experiment: Experiment, strips: Strips, device: torch.device) -> Work
     return train
 
 
-def _step(experiment: Experiment, device: torch.device) -> Callable[[Tensor, Tensor], None]:
+def _step(experiment: Experiment, device: torch.device, compiled: bool = False) -> Callable[[Tensor, Tensor], None]:
     """A step of our loop on a batch (N, 1, 40, W) in 0..1: forward, loss, backward, optimiser."""
     model = build(experiment).to(device).to(memory_format=torch.channels_last).train()
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
+    forward = torch.compile(model) if compiled else model
 
     def step(batch: Tensor, sums: Tensor) -> None:
-        with autocast(device):
-            outputs = model(batch)
+        with autocast(device, experiment.bfloat16):
+            outputs = forward(batch)
         loss = model.objective.loss(outputs.float(), sums)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        with autocast(device):
+        with autocast(device, experiment.bfloat16):
             optimizer.step()
 
     return step
@@ -268,6 +270,26 @@ def _usual(experiment: Experiment, strips: Strips, device: torch.device) -> Work
     return train
 
 
+def compiled(data: Data, device: torch.device, repeats: int, minutes: float) -> Result:
+    """Seconds of a step as it is and with the model by `torch.compile`, and of the first such step, which compiles.
+
+    All at one width of strips: a loop that crops them would compile several times, or for any width. It takes a C++
+    compiler on the CPU.
+    """
+    torch.compile(torch.sin)(torch.zeros(1, device=device))  # the compiler's own start is no model's
+    rows = []
+    for name in COMPARED:
+        experiment = replace(EXPERIMENTS[name], weights=None)
+        batch = _first_batch(experiment, data, device)
+        steps = {"plain": _step(experiment, device), "compiled": _step(experiment, device, compiled=True)}
+        # As on a machine that has compiled nothing yet.
+        with torch.compiler.config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
+            first = _seconds(partial(steps["compiled"], *batch), device)
+        seconds = per_call({way: partial(step, *batch) for way, step in steps.items()}, repeats, device)
+        rows.append({"experiment": name, "batch": experiment.batch_size, "first": first, "seconds": seconds})
+    return {"rows": rows}
+
+
 # The sum likelihood
 
 
@@ -311,8 +333,8 @@ def _first_batch(experiment: Experiment, data: Data, device: torch.device) -> tu
 def prediction(data: Data, device: torch.device, repeats: int, minutes: float) -> Result:
     """Seconds of a call of `predict` and the peak memory of a process that does nothing else, by model and images.
 
-    With the published weights where there are any: how often a reader looks again depends on them. All predict in
-    float32 but readers, which can doubt; where bfloat16 is fast, ResNet-50 is measured in that as well.
+    With the published weights where there are any, call after call on other images: how often a reader looks again
+    depends on both. All predict in float32 but readers; where bfloat16 is fast, ResNet-50 is measured in it as well.
     """
     weights = find_checkpoints(data.source)
     images = np.resize(data.test.images, (max(BATCHES), *data.test.images.shape[1:]))
@@ -322,7 +344,7 @@ def prediction(data: Data, device: torch.device, repeats: int, minutes: float) -
         for n in BATCHES:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=context) as fresh:
-                about = name, weights[name], bfloat16, images[:n]
+                about = name, weights[name], bfloat16, images, n
                 job = fresh.submit(_predict_alone, *about, str(device), torch.get_num_threads(), repeats)
                 measured = {"experiment": name, "images": n, "trained": weights[name] is not None, "bfloat16": bfloat16}
                 rows.append(measured | job.result())
@@ -330,15 +352,15 @@ def prediction(data: Data, device: torch.device, repeats: int, minutes: float) -
 
 
 def _predict_alone(
-    name: str, weights: Path | None, bfloat16: bool, images: np.ndarray, device: str, threads: int, repeats: int
+    name: str, weights: Path | None, bfloat16: bool, images: np.ndarray, n: int, device: str, threads: int, repeats: int
 ) -> Result:
     torch.set_num_threads(threads)
     on = torch.device(device)
     model = load_checkpoint(weights) if weights else build(replace(EXPERIMENTS[name], weights=None))
     model = model.to(on).to(memory_format=torch.channels_last)
-    before = _peak(on)
+    before, batches = _peak(on), itertools.cycle(np.array_split(images, len(images) // n))
     with autocast(on, bfloat16):
-        seconds = per_call({"predict": lambda: predict(model, images)}, repeats, on)["predict"]
+        seconds = per_call({"predict": lambda: predict(model, next(batches))}, repeats, on)["predict"]
     return {"seconds": seconds, "peak_bytes": _peak(on), "peak_bytes_before": before}
 
 
@@ -548,6 +570,7 @@ def _slug(name: str) -> str:
 
 PARTS: dict[str, Callable[[Data, torch.device, int, float], Result]] = {
     "epoch": epoch,
+    "compiled": compiled,
     "likelihood": likelihood,
     "prediction": prediction,
     "generation": generation,
@@ -555,4 +578,5 @@ PARTS: dict[str, Callable[[Data, torch.device, int, float], Result]] = {
     "phases": phases,
     "accuracy": accuracy,
 }
-USUAL_PARTS = [part for part in PARTS if part != "accuracy"]  # which trains, and takes long
+PARTS_TO_NAME = [part for part in PARTS if part != "accuracy"]  # which trains, for as long as is asked for
+USUAL_PARTS = [part for part in PARTS_TO_NAME if part != "compiled"]  # which needs a compiler

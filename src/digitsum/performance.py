@@ -114,6 +114,19 @@ def _epoch(part: Part) -> list[list[str]]:
     return rows
 
 
+def _compiled(part: Part) -> list[list[str]]:
+    rows = []
+    for row in part["rows"]:
+        plain, compiled = (median(row["seconds"][way]) for way in ("plain", "compiled"))
+        extra = row["first"] - compiled
+        worth = f"after {extra / (plain - compiled):,.0f} steps" if compiled < plain else "never"
+        rows.append([
+            f"`{row['experiment']}`", f"{1000 * plain:.1f}", f"{1000 * compiled:.1f}", f"{plain / compiled:.2f}",
+            f"{extra:.0f}", worth,
+        ])  # fmt: skip
+    return rows
+
+
 def _likelihood(part: Part) -> list[list[str]]:
     turns = zip(part["share"]["likelihood"], part["share"]["step"], strict=True)
     share = f"{100 * median(likelihood / step for likelihood, step in turns):.1f} %"
@@ -193,6 +206,10 @@ def _phases(part: Part) -> list[list[str]]:
 
 TABLES: dict[str, tuple[Sequence[str], Callable[[Part], list[list[str]]]]] = {
     "epoch": (["experiment", "ours, strips/s", "usual, strips/s", "ours over usual", "not model work"], _epoch),
+    "compiled": (
+        ["experiment", "step, ms", "compiled, ms", "times as fast", "seconds to compile", "pays"],
+        _compiled,
+    ),
     "likelihood": (
         ["share of a step", "ms by columns, 4 digits", "slope", "ms by digits, 42 columns", "slope"],
         _likelihood,
