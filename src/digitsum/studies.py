@@ -104,7 +104,8 @@ def _ablations(reader: Experiment) -> list[Variant]:
             {"objective_args": known | {"count": (1, 8)}},
         ),
         "count_unknown": (
-            "Not told how many digits there are: any number, none included.",
+            "Not told how many digits there are: any number, none included. "
+            "A sum cannot tell a zero from nothing then.",
             {"objective_args": known | {"count": None}},
         ),
     }
