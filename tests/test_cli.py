@@ -16,8 +16,9 @@ from PIL import Image
 import digitsum.studies
 from digitsum import load_checkpoint, load_data, predict
 from digitsum.__main__ import main
-from digitsum.checkpoints import read_metadata, save_checkpoint
+from digitsum.checkpoints import CheckpointError, read_metadata, save_checkpoint
 from digitsum.experiments import EXPERIMENTS
+from digitsum.studies import STUDIES
 from digitsum.training import build
 
 NAME = "baseline_cnn-classification"
@@ -130,6 +131,21 @@ def test_a_study_is_made_once_and_printed(capsys, monkeypatch):
     monkeypatch.setattr(digitsum.studies, "train", None)
     assert main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+def test_a_study_that_cannot_be_made_leaves_the_others_to_be_made(capsys, monkeypatch):
+    made = []
+
+    def run(name, *_, **__):
+        if name == "ensemble":
+            raise CheckpointError("no readers")
+        made.append(name)
+        return []
+
+    monkeypatch.setattr("digitsum.__main__.run_study", run)
+    assert main(["study", "all", "--source", "digits"]) == 1
+    assert_one_line(capsys.readouterr(), "ensemble", "no readers")
+    assert set(made) == set(STUDIES) - {"ensemble"}
 
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)

@@ -68,6 +68,8 @@ def folder(tiny, tmp_path_factory):
             model_args=experiment.model_args, objective=objective, seed=4, weights="none", validation=validation,
             data=tiny.fingerprint if name in NAMES else "0" * 16,
         )  # fmt: skip
+    (folder / "results" / "digits").mkdir(parents=True)
+    (folder / "results" / "digits" / "ocr-seed0.json").write_text("{}")
     return folder
 
 
@@ -82,7 +84,7 @@ def test_neighbours_in_the_ranking_are_compared(comparison, folder, tiny):
     assert {system["experiment"] for system in comparison["systems"]} == set(NAMES)
     accuracies = [system["accuracy"] for system in comparison["systems"]]
     assert accuracies == sorted(accuracies, reverse=True)
-    assert comparison["left_out"] == {"reader": "trained on other data"}
+    assert comparison["left_out"] == {"reader": "trained on other data", "ocr": "its weights are not here"}
     ranking = [system["experiment"] for system in comparison["systems"]]
     assert [(each["better"], each["next"]) for each in comparison["pairs"]] == list(
         zip(ranking, ranking[1:], strict=False)
@@ -127,7 +129,9 @@ def published(comparison, tmp_path):
 
 def test_the_table_shows_every_pair(published, comparison):
     loaded = load_comparison(published, records_of(comparison))
-    lines = render([], loaded)["comparison"].splitlines()[2:]
+    table, below = render([], loaded)["comparison"].split("\n\n")
+    assert below == "Not compared: `reader`: trained on other data; `ocr`: its weights are not here."
+    lines = table.splitlines()[2:]
     assert len(lines) == len(comparison["pairs"])
     for line, each in zip(lines, comparison["pairs"], strict=True):
         assert line.startswith(f"| `{each['better']}` | `{each['next']}` |")

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
-from digitsum.experiments import EXPERIMENTS, PRESETS, differences, preset
+from digitsum.experiments import EXPERIMENTS, PRESETS, UnknownNameError, differences, named, preset
 from digitsum.models import MODELS
 from digitsum.objectives import OBJECTIVES
 from digitsum.training import OPTIMIZERS, SCHEDULES
@@ -59,8 +59,14 @@ def test_report_b_is_followed(objective):
 
 def test_presets():
     assert list(PRESETS) == ["full", "quick", "smoke"]
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownNameError, match="'fast'; there are: full, quick, smoke"):
         preset(EXPERIMENTS["baseline_cnn-regression"], "fast")
+
+
+def test_an_unknown_experiment_is_told_the_known_ones():
+    assert named("reader") is EXPERIMENTS["reader"]
+    with pytest.raises(UnknownNameError, match="'resnet50'; there are: baseline_cnn-regression, "):
+        named("resnet50")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

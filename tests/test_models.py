@@ -124,6 +124,15 @@ def test_the_reader_looks_again_where_it_doubts(images):
         assert reading.digits == expected.digits and reading.columns == expected.columns
 
 
+def test_a_reader_that_was_not_taught_symbols_looks_once(images):
+    reader = untrained("reader").eval()
+    reader.objective = OBJECTIVES["expected_sum"]
+    with torch.no_grad():
+        answer, outputs = reader.answer(images), reader(images)
+    assert outputs.softmax(2).amax(2).amin() < reader.second_look
+    assert torch.equal(answer.values, reader.objective.values(outputs))
+
+
 def test_a_readers_glance_is_what_it_sees_to_the_precision_of_bfloat16(images):
     reader = untrained("reader").eval()
     with torch.no_grad():

@@ -30,6 +30,7 @@ from digitsum.tables import (
     render_studies,
     renew,
     renewed,
+    study_command,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -187,6 +188,11 @@ def test_a_run_says_how_many_images_it_reads_in_a_second_where_that_was_measured
     assert "| 1.5 | – | Some CPU" in older and "| 1.5 | 2,500 | Some CPU" in newer
 
 
+def test_a_run_that_was_measured_again_says_with_which_code():
+    again = record() | {"measured": {"commit": "abcdef012345"}}
+    assert "; measured again at `abcdef012345` |" in render([again])["runs-mnist"].splitlines()[2]
+
+
 def test_what_a_report_left_open_is_said_once_for_all_experiments_that_share_it():
     shared = [record(name, seed) for name in NAMES[:2] for seed in (0, 1)]
     assert EXPERIMENTS[NAMES[0]].left_open == EXPERIMENTS[NAMES[1]].left_open
@@ -332,6 +338,15 @@ def test_a_study_without_records_says_how_to_make_them():
         assert sentence.startswith(EMPTY)
         words = shlex.split(sentence.split("`")[1])
         assert _parser().parse_args(words[3:]).study == name
+
+
+def test_the_command_of_a_measurement_names_the_readers_where_there_are_several():
+    seeds = [CALIBRATION, CALIBRATION | {"seed": 1}]
+    for records, many in ((seeds[:1], False), (seeds, True)):
+        words = shlex.split(study_command("calibration", records))
+        assert _parser().parse_args(words[3:]).study == "calibration"
+        assert ("models/mnist/runs/reader-seed*/best.safetensors" in words) == many
+    assert "--checkpoint" not in study_command("ablations", [studied("ablations", "clean", seed) for seed in (0, 1)])
 
 
 def test_a_study_has_a_row_for_each_variant_and_its_published_base(tmp_path: Path):

@@ -164,8 +164,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     for path in paths:
         model = load_checkpoint(path, pick_device(options.device))
-        print(f"\n{path} (seed {model.metadata['seed']}, weights before training: {model.metadata['weights']})")
-        if model.metadata["data"] != data.fingerprint:
+        seed, before = (model.metadata.get(key, "not told") for key in ("seed", "weights"))
+        print(f"\n{path} (seed {seed}, weights before training: {before})")
+        if model.metadata.get("data") != data.fingerprint:
             print("It was trained on other strips than these: those it calls test may be among its training strips.")
         if options.renew:
             print(f"{measure_again(model, path, data, options.results)} has its figures of today's code")
@@ -219,8 +220,12 @@ def _study(options: argparse.Namespace) -> int:
             work = partial(study_alone, load, name, settings)
             jobs = [(variant, seed) for seed in options.seeds for variant in variants]
             failed |= _side_by_side(work, jobs, options.processes, lambda _, records: _list(records))
-        else:
+            continue
+        try:
             _list(run_study(name, data, seeds=options.seeds, only=options.only, **settings))
+        except EXPECTED as error:  # the other studies go on
+            print(f"digitsum: study {name}: {error}", file=sys.stderr)
+            failed = 1
     return failed
 
 

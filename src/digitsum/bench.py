@@ -98,9 +98,9 @@ def measure(
     path = Path(results) / "bench" / f"{_slug(name)}-{machine['threads']}-threads.json"
     there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"hardware": machine, "parts": {}}
     there["parts"][part] = (
-        measured
+        {"repeats": repeats}
+        | measured
         | {
-            "repeats": repeats,
             "source": data.source,
             "data": data.fingerprint,
             "seconds": round(time.perf_counter() - started, 1),
@@ -438,7 +438,7 @@ def accuracy(data: Data, device: torch.device, repeats: int, minutes: float) -> 
                 "checks": checks.found,
             }
         )
-    return {"rows": rows, "minutes": minutes, "strips": len(unseen), "seed": 0}
+    return {"rows": rows, "minutes": minutes, "strips": len(unseen), "seed": 0, "repeats": 1}
 
 
 # Generation
@@ -474,6 +474,8 @@ class _Traffic(TorchDispatchMode):
 def floor(data: Data, device: torch.device, repeats: int, minutes: float) -> Result:
     """What a step of the reader computes and moves, how fast this machine multiplies and copies, and the step's time.
 
+    All for whole strips: our loop too is measured without cropping them.
+
     The traffic is that of the operations as they are called, each reading and writing memory once: caches and fused
     operations need less, so that it is a floor for running them one by one, and no law.
     """
@@ -491,7 +493,7 @@ def floor(data: Data, device: torch.device, repeats: int, minutes: float) -> Res
         "multiply": lambda: left @ right,
         "copy": lambda: target.copy_(source),
         "step": lambda: step(batch, sums),
-        "epoch": _ours(experiment, data.train[: 8 * experiment.batch_size], device),
+        "epoch": _ours(replace(experiment, crop=False), data.train[: 8 * experiment.batch_size], device),
     }
     seconds = per_call(works, repeats, device)
     return {
@@ -542,7 +544,7 @@ def phases(data: Data, device: torch.device, repeats: int, minutes: float) -> Re
         return made
 
     def forward(batch: Tensor) -> Tensor:
-        with autocast(device):
+        with autocast(device, experiment.bfloat16):
             return model(batch).float()
 
     for _ in range(repeats + 1):
@@ -551,7 +553,8 @@ def phases(data: Data, device: torch.device, repeats: int, minutes: float) -> Re
         loss = spent("likelihood", partial(model.objective.loss, outputs, sums))
         optimizer.zero_grad(set_to_none=True)
         spent("backward", loss.backward)
-        spent("optimiser", optimizer.step)
+        with autocast(device, experiment.bfloat16):  # for Muon's matrix products, as in training
+            spent("optimiser", optimizer.step)
     medians = {
         phase: {group: statistics.median(times[1:]) for group, times in groups.items()}  # the first one warms up
         for phase, groups in found.items()

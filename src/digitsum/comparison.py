@@ -14,6 +14,7 @@ from .checkpoints import CheckpointError, load_checkpoint, write_json
 from .data import Data
 from .devices import pick_device
 from .evaluation import Predictions, mean, read
+from .experiments import EXPERIMENTS
 from .extras import ExtraError
 from .runs import folder_name, provenance
 
@@ -26,8 +27,8 @@ def compare(
     """Read `unseen` (`test` where there is none) with every published full run, and compare each with the next best.
 
     Returns the record, also written to results/<source>/comparison.json: `systems` in the order of their accuracy,
-    `pairs` of neighbours (see `pair`), and `left_out`, weights trained on other data, or of a model that needs
-    what is not installed, and why they are out.
+    `pairs` of neighbours (see `pair`), and `left_out`: weights trained on other data, or of a model that needs what is
+    not installed, and experiments on record without weights, each with why it is out.
     """
     started = time.perf_counter()
     chosen = pick_device(device)
@@ -50,6 +51,10 @@ def compare(
             "validation": model.metadata["validation"]["accuracy"]["value"],
             "accuracy": float(np.mean(predicted[path.stem].sums == strips.sums)),
         })  # fmt: skip
+    records = Path(results) / folder_name(data.source, "full")
+    for name in EXPERIMENTS:
+        if any(records.glob(f"{name}-seed*.json")) and not (folder / f"{name}.safetensors").exists():
+            left_out[name] = "its weights are not here"
     if not systems:
         raise CheckpointError(
             f"{folder} holds no weights that were trained on this data; train some: python -m digitsum train NAME "
@@ -67,7 +72,7 @@ def compare(
         "left_out": left_out,
         "seconds": {"total": round(time.perf_counter() - started, 1)},
     } | provenance(chosen)  # fmt: skip
-    write_json(record, Path(results) / folder_name(data.source, "full") / FILE)
+    write_json(record, records / FILE)
     return record
 
 

@@ -32,6 +32,7 @@ from .tables import (
     hardware_words,
     learned_from,
     left_open,
+    mean_share,
     ranked,
     seeds_words,
     share_of,
@@ -127,7 +128,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "colour": plots.colour_of(first["experiment"]),
         "marker": _marker(plots.look_of(first["experiment"])),
         "model": settings["model"],
-        "report": settings["report"],
+        "report": EXPERIMENTS[first["experiment"]].report,
         "learns_from": settings["supervision"],
         "trained_on": f"{trained_on(first):,}",
         "learned": learned_from(first),
@@ -241,7 +242,8 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
     if "second_look" in studies:
         seeds = [record["measured"] for record in studies["second_look"][READER]]
         found["second_look"] = {
-            split: {key: spread([s["splits"][split][key] for s in seeds]) for key in ("again", "once", "several")}
+            split: {key: spread([s["splits"][split][key] for s in seeds]) for key in ("once", "several")}
+            | {"again": mean_share([s["splits"][split]["again"] for s in seeds])}
             for split in seeds[0]["splits"]
         } | {"looks": seeds[0]["looks"], "below": f"{100 * seeds[0]['below']:g} %"}  # fmt: skip
         last = list(seeds[0]["splits"])[-1]

@@ -79,10 +79,6 @@ class Regression(_Objective):
         """Real-valued predictions (N,), in units of the sum."""
         return outputs.squeeze(1)
 
-    def together(self, looks: Tensor) -> Answer:
-        """One answer to what several looks at the same strips gave, (V, N, ...): the mean of their values."""
-        return Answer(torch.stack([self.values(look) for look in looks]).mean(dim=0), [])
-
     def whole(self, values: Tensor) -> Tensor:
         """Predicted sums (N,): rounded and brought into 0..36."""
         return values.round().clamp(0, MAX_SUM).long()

@@ -92,7 +92,7 @@ def _below(part: str, records: Sequence[Record]) -> list[str]:
     """A picture where there is one, and what the numbers were measured with."""
     measured = (
         f"{hardware_words(r['hardware'])}: torch {p['versions']['torch']}, commit `{p['commit']}`, {p['date']}, "
-        f"{p['repeats']} repeats, source {p['source']}"
+        f"{p['repeats']} repeat{'s' * (p['repeats'] > 1)}, source {p['source']}"
         for r in records
         for p in [r["parts"][part]]
     )
@@ -164,7 +164,7 @@ def _prediction(part: Part) -> list[list[str]]:
 
 def _accuracy(part: Part) -> list[list[str]]:
     def reached(seconds: float | None) -> str:
-        return f"not in {part['minutes']:g} min" if seconds is None else f"{seconds / 60:.1f} min"
+        return "not reached" if seconds is None else f"{seconds / 60:.1f} min"
 
     return [
         [

@@ -26,7 +26,7 @@ from .compose import Strips
 from .data import Data
 from .devices import has_bfloat16, pick_device
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, metrics, read, strings_read
-from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, preset
+from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, named, preset
 from .models import StripModel, WeightsError
 from .stream import CHUNK, StripStream
 from .training import Run, build, train, trainable
@@ -70,7 +70,7 @@ def run_experiment(
     commit()
     chosen = pick_device(device)
     preset_name = resolve_preset(preset_name, chosen)
-    experiment = replace(preset(EXPERIMENTS[name], preset_name), **(changes or {}))
+    experiment = replace(preset(named(name), preset_name), **(changes or {}))
     experiment = with_available_weights(experiment, on_missing_weights)
     folder = folder_name(data.source, preset_name)
     record_path = Path(results) / folder / f"{name}-seed{seed}.json"
@@ -190,7 +190,7 @@ def resolve_preset(name: str, device: torch.device) -> str:
 
 
 def find_checkpoints(source: str, preset_name: str = "full", models: str | Path = "models") -> dict[str, Path | None]:
-    """Every experiment's published weights for a source: those of the preset, else of a quick run, else None.
+    """Every experiment's published weights for a source: those of the preset, else of a full or a quick run, else None.
 
     None also where the model needs something that is not installed here.
     """

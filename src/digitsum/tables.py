@@ -25,7 +25,7 @@ from .records import (
     unchanged,
 )
 from .reported import NOTHING, PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED
-from .studies import STUDIES, variants_of
+from .studies import READER, STUDIES, variants_of
 
 Entry = Mapping[str, float]  # {"value", "low", "high"}
 
@@ -34,7 +34,7 @@ SPLITS = {
     "first_10000": "first 10,000",
 }  # fmt: skip
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
-REFERENCES = ("most_common", "oracle-digit_labels")  # what brackets the systems and stands below them
+REFERENCES = ("most_common", "oracle-digit_labels")  # what the systems are held against, and stands below them
 EMPTY = "No records yet:"
 COMMAND = "python -m digitsum train"
 
@@ -227,12 +227,9 @@ def _choices(records: Sequence[Record]) -> str:
 
 def left_open(records: Sequence[Record]) -> list[tuple[list[str], str, str]]:
     """What each report left open, said once for all experiments of which it is the same: (names, report, sentence)."""
-    first: dict[str, Record] = {}
-    for record in records:
-        first.setdefault(record["experiment"], record)
     said: dict[tuple[str, str], list[str]] = {}
-    for name, record in first.items():
-        said.setdefault((record["settings"]["report"], record["settings"]["left_open"]), []).append(name)
+    for name in dict.fromkeys(record["experiment"] for record in records):
+        said.setdefault((EXPERIMENTS[name].report, EXPERIMENTS[name].left_open), []).append(name)
     return [(names, report, sentence) for (report, sentence), names in said.items()]
 
 
@@ -247,12 +244,19 @@ def _runs(records: Sequence[Record]) -> str:
             f"{record['seconds']['train' if record['history'] else 'total'] / 60:.1f}",
             _speed(record),
             hardware_words(record["hardware"]),
-            (f"`{record['commit']}`, " if record["commit"] else "") + f"torch {record['versions']['torch']}",
+            _code(record),
         ]
         for record in records
     ]
     header = ["experiment", "seed", "epochs", "parameters", "minutes", "images/s", "hardware", "code"]
     return markdown_table(header, rows) + "\n\n```bash\n" + "\n".join(map(command, records)) + "\n```"
+
+
+def _code(record: Record) -> str:
+    """What it was trained with, and where its figures were measured again since, the commit of that."""
+    commit = f"`{record['commit']}`, " if record["commit"] else ""
+    measured = f"; measured again at `{record['measured']['commit']}`" if "measured" in record else ""
+    return f"{commit}torch {record['versions']['torch']}{measured}"
 
 
 def _comparison(comparison: Record) -> str:
@@ -274,7 +278,8 @@ def _comparison(comparison: Record) -> str:
         "p",
         "MAE, difference",
     ]
-    return markdown_table(header, rows)
+    out = "; ".join(f"`{name}`: {why}" for name, why in comparison["left_out"].items())
+    return markdown_table(header, rows) + (f"\n\nNot compared: {out}." if out else "")
 
 
 def _peers(records: Sequence[Record]) -> str:
@@ -338,10 +343,16 @@ def share_of(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> 
 
 def spread(seeds: Sequence[Entry]) -> str:
     """A share of one seed with its interval, of several as in `share_of`."""
+    worst = f", worst {100 * min(seed['value'] for seed in seeds):.1f} %" if len(seeds) > 1 else ""
+    return mean_share(seeds) + worst
+
+
+def mean_share(seeds: Sequence[Entry]) -> str:
+    """The same for a share of which neither end is the worse."""
     if len(seeds) == 1:
         return percent(seeds[0])
     values = [100 * seed["value"] for seed in seeds]
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %, worst {min(values):.1f} %"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %"
 
 
 def error_of(seeds: Sequence[Record], split: str, measure: str) -> str:
@@ -419,13 +430,20 @@ def render_studies(studied: Sequence[Record], published: Sequence[Record] = ()) 
     }  # fmt: skip
     for name, study in STUDIES.items():
         here = [record for record in studied if record["study"] == name]
-        again = f"python -m digitsum study {name} --source {STUDIED}"
+        again = study_command(name, here)
         if not here:
             tables[f"study-{name}"] = f"{EMPTY} `{again}` makes them."
             continue
         table = measured[name](here) if name in measured else _trained(name, here, unchanged(published, study.base))
         tables[f"study-{name}"] = f"{study.about} `{again}` makes it.\n\n{table}"
     return tables
+
+
+def study_command(name: str, records: Sequence[Record]) -> str:
+    """What makes a study's records again; where readers of several seeds were measured, these have to be named."""
+    command = f"python -m digitsum study {name} --source {STUDIED}"
+    several = STUDIES[name].measure and len(records) > 1
+    return command + f" --checkpoint models/{STUDIED}/runs/{READER}-seed*/best.safetensors" * bool(several)
 
 
 def _trained(name: str, records: Sequence[Record], base: Sequence[Record]) -> str:
@@ -492,8 +510,8 @@ def _second_look(records: Sequence[Record]) -> str:
     header = ["strips", "n", "looked at again", "right sums with one look", "right sums as published"]
     seeds = [record["measured"]["splits"] for record in records]
     rows = [
-        [SPLITS[split], f"{seeds[0][split]['n']:,}"]
-        + [spread([seed[split][key] for seed in seeds]) for key in ("again", "once", "several")]
+        [SPLITS[split], f"{seeds[0][split]['n']:,}", mean_share([seed[split]["again"] for seed in seeds])]
+        + [spread([seed[split][key] for seed in seeds]) for key in ("once", "several")]
         for split in seeds[0]
     ]  # fmt: skip
     return markdown_table(header, rows)

@@ -28,11 +28,17 @@ from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
 from .stream import StripStream
 
+
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LRScheduler:
+    if warmup * steps == 1:  # by whose distance from 1 OneCycleLR divides
+        warmup *= 1 + 1e-9
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, rates, steps, pct_start=warmup, cycle_momentum=False)
+
+
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]] = {
     "constant": lambda optimizer, steps, warmup: LambdaLR(optimizer, lambda step: 1.0),
-    "one_cycle": lambda optimizer, steps, warmup: OneCycleLR(
-        optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=warmup, cycle_momentum=False
-    ),
+    "one_cycle": _one_cycle,
 }
 EVALUATION_BATCH = 128  # on two CPU cores up to half as fast again as 512, whose activations fit no cache
 ACCURACY_EVERY = 8  # batches; the training accuracy of a curve needs no more, and a reader's sums cost time

@@ -1,4 +1,4 @@
-"""A reader of single digits, the ceiling of what can be read where every digit and its place is known."""
+"""A reader of single digits, for where every digit and its place is known."""
 
 from __future__ import annotations
 

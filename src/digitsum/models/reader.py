@@ -24,9 +24,9 @@ class Reader(StripModel):
     strip. The last layer starts with `empty_bias` on "nothing", so that an untrained reader expects about as many
     digits as strips have: with 4.5, 10 digits at odds of e^-4.5 each in 42 columns, 4.2 of them.
 
-    Where a strip holds a column whose likeliest symbol has a probability below `second_look`, the answer of a trained
-    reader is that of several looks, also at the strip moved by a pixel to the left and to the right: test-time
-    augmentation of the one strip in ten where it matters. 0: it looks once, and its outputs need not be symbols.
+    Where a strip holds a column whose likeliest symbol has a probability below `second_look`, the answer of a reader
+    that was taught by a sum likelihood is that of several looks, also at the strip moved by a pixel to the left and to
+    the right: test-time augmentation of the one strip in ten where it matters. 0: it looks once.
     """
 
     stride = 4
@@ -71,9 +71,14 @@ class Reader(StripModel):
             return first
         return first.replaced(doubtful, self.objective.together(self.looks(images[doubtful], logits[doubtful])))
 
+    @property
+    def tells_symbols(self) -> bool:
+        """Whether its columns were taught to be probabilities of symbols, and not only to add up to something."""
+        return isinstance(self.objective, SumLikelihood)
+
     def glance(self, images: Tensor) -> Tensor:
         """Logits (N, W / 4, 11) at one look, in float32, but of layers in bfloat16 where that is fast."""
-        with autocast(images.device, isinstance(self.objective, SumLikelihood)):
+        with autocast(images.device, self.tells_symbols):
             logits = self(images)
         return logits.float()
 
@@ -83,7 +88,7 @@ class Reader(StripModel):
         It has learned from strips that were cropped like this. Blank columns hold nothing to a sum likelihood, but add
         to other totals over the columns.
         """
-        if not isinstance(self.objective, SumLikelihood):
+        if not self.tells_symbols:
             return super().widths(images)
         count = self.objective.count
         digits = count if isinstance(count, int) else count[1] if count else 1
@@ -92,7 +97,8 @@ class Reader(StripModel):
 
     def doubts(self, logits: Tensor) -> Tensor:
         """Which strips (N,), bool, it looks at again, from their logits (N, W / 4, 11)."""
-        return logits.float().softmax(2).amax(2).amin(1) < self.second_look
+        threshold = self.second_look if self.tells_symbols else 0.0
+        return logits.float().softmax(2).amax(2).amin(1) < threshold
 
     def sees(self, images: Tensor) -> Tensor:
         """The probabilities (N, W / 4, 11) of each column's symbols, where it doubts the mean over all looks."""
