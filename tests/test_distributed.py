@@ -81,6 +81,14 @@ def test_every_strip_is_evaluated_once(name, runs):
     assert two["metrics"]["unseen"]["n"] == 21 and bool(two["strings"]) == (name == "reader")
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test", "unseen", "entire"])
+def test_same_metrics_without_batch_statistics(split, runs):
+    """They would be others if the processes' answers came in another order than the strips."""
+    one, two = (record(runs[number], WITHOUT_STATISTICS)["metrics"][split] for number in (1, 2))
+    for name in ("accuracy", "mae", "mse"):
+        assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-4), name
+
+
 def test_only_the_first_process_writes_and_speaks(runs):
     files = {number: {p.relative_to(f).as_posix() for p in f.rglob("*.*") if p.is_file()} for number, f in runs.items()}
     assert files[2] - {"process.py"} == files[1]

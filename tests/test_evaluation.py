@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from digitsum import evaluation
+from digitsum import devices, evaluation
 from digitsum.compose import Strips
 from digitsum.evaluation import (
     InputError,
@@ -29,10 +29,10 @@ from digitsum.evaluation import (
     strings_read,
 )
 from digitsum.experiments import EXPERIMENTS
-from digitsum.likelihood import Reading
+from digitsum.likelihood import Reading, sum_distribution
 from digitsum.models import StripModel
 from digitsum.objectives import OBJECTIVES
-from digitsum.training import build
+from digitsum.training import build, to_input
 
 SHARES = ("accuracy", "floor", "ceiling", "rounded", "within_half")
 SMALL = [name for name, e in EXPERIMENTS.items() if not e.weights and e.supervision == "sums"]
@@ -262,16 +262,28 @@ def test_other_widths_are_read_or_refused_by_name(name, width):
 
 
 @pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if e.objective == "sum_likelihood"])
-def test_sight_is_what_a_reader_reads(name, tiny):
+def test_sight_is_what_a_reader_reads(name, tiny, monkeypatch):
     """Probabilities of each column's symbols and of each sum; the most probable sum is the predicted one."""
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: False)
     model, images = build(EXPERIMENTS[name]), tiny.val.images[:5]
+    model.symbols.weight.data *= 3000  # so that it does not say the same of all strips
     seen = sight(model, images)
     assert seen.symbols.shape[::2] == (5, 11) and seen.sums.shape == (5, 37)
     np.testing.assert_allclose(seen.symbols.sum(axis=2), 1, atol=1e-5)
     np.testing.assert_allclose(seen.sums.sum(axis=1), 1, atol=1e-5)
     assert np.array_equal(seen.sums.argmax(axis=1), predict(model, images))
-    np.testing.assert_allclose(np.exp(predictions(model, images).log_p), seen.sums, atol=1e-6)
     assert predictions(model, images[:0]).log_p.shape == (0, 37)
+
+    model.second_look, pixels = 0.0, torch.from_numpy(images)
+    seen = sight(model, images)
+    with torch.no_grad():
+        symbols = model.glance(to_input(pixels)).softmax(2)
+        tables = [
+            sum_distribution(model.glance(to_input(pixels[row : row + 1, :, :width])), 4)
+            for row, width in enumerate(model.widths(pixels))
+        ]
+    np.testing.assert_allclose(seen.symbols, symbols, atol=1e-4)
+    np.testing.assert_allclose(seen.sums, torch.cat(tables).softmax(1), atol=1e-4)
 
 
 def test_only_a_reader_tells_the_probabilities_of_sums(tiny):

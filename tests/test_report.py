@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tables import keep, record
 
-from digitsum.checkpoints import read_metadata
-from digitsum.compose import Strips
-from digitsum.evaluation import Predictions
+from digitsum import look
+from digitsum.checkpoints import read_metadata, save_checkpoint
+from digitsum.compose import Strips, compose
+from digitsum.data import digit_glyphs
+from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import CORE, EXPERIMENTS
 from digitsum.facts import _commands, _layers, _networks, _order, _stacks, compared
 from digitsum.likelihood import Reading
@@ -97,6 +99,37 @@ def test_pictures_and_numbers_are_of_the_published_weights():
     mnist = [each for each in load_records(REPOSITORY / "results") if each["source"] == "mnist"]
     assert seen["data"]["fingerprint"] == mnist[0]["data"]["fingerprint"]
     assert re.fullmatch("[0-9a-f]{12}", seen["commit"]), "looked with uncommitted code"
+
+    errors = seen["errors"]
+    (published,) = (each for each in mnist if (each["experiment"], each["seed"]) == ("reader", seen["seed"]))
+    figures = published["metrics"]["unseen"]
+    assert errors["n"] == round(figures["n"] * (1 - figures["accuracy"]["value"]))
+
+
+def test_looking_draws_every_picture_and_counts_what_is_in_them(tiny, tmp_path, monkeypatch):
+    glyphs, labels = digit_glyphs()
+    monkeypatch.setattr(look, "load_data", lambda *_: tiny)
+    monkeypatch.setattr(look, "mnist_glyphs", lambda *_, **__: (glyphs, labels))
+    monkeypatch.setattr(look, "STRIPS", 30)
+    experiment = EXPERIMENTS["reader"]
+    model = build(experiment).eval()
+    save_checkpoint(
+        model, tmp_path / "reader.safetensors", model=experiment.model, model_args=experiment.model_args,
+        objective=experiment.objective, experiment="reader", seed=0,
+    )  # fmt: skip
+    found = look.look(tmp_path, tmp_path / "reader.safetensors", tmp_path)
+    pictures = {path.stem: pypdf.PdfReader(path).pages for path in tmp_path.glob("*.pdf")}
+    assert set(pictures) == {"strips", "reading", "sums", "digits", "errors"}
+    assert all(len(pages) == 1 for pages in pictures.values())
+    assert f"sum {tiny.unseen.sums[0]}" in pictures["strips"][0].extract_text()
+    wrong = (predict(model, tiny.unseen.images) != tiny.unseen.sums).sum()
+    assert found["errors"]["n"] == wrong > 0 and "read as" in pictures["errors"][0].extract_text()
+    strips, generator = compose(glyphs, labels, 30, seed=0), found["generator"]
+    assert generator["pixel mean"] == strips.images.mean() and generator["mean of the sums"] == strips.sums.mean()
+    ink = [np.flatnonzero(image.any(axis=0)) for image in strips.images]
+    assert generator["left edge"][2] == round(np.median([columns[0] for columns in ink]))
+    assert generator["right edge"][2] == round(np.median([columns[-1] for columns in ink]))
+    assert 0 < generator["ink lost to overlap"] < 0.1
 
 
 def test_no_result_is_typed_into_the_source():

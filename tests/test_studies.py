@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,18 @@ from hypothesis import strategies as st
 
 from digitsum import studies
 from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
-from digitsum.compose import lay_out
-from digitsum.data import Data, digit_glyphs
-from digitsum.evaluation import Predictions, predictions
+from digitsum.compose import compose, lay_out
+from digitsum.data import Data, digit_glyphs, source_glyphs
+from digitsum.evaluation import Predictions, predictions, share
 from digitsum.experiments import EXPERIMENTS, differences
 from digitsum.likelihood import Reading, sum_log_likelihood
 from digitsum.models import MODELS
 from digitsum.models.cut_digits import cells, joined
 from digitsum.models.ensemble import Ensemble
+from digitsum.models.reader import Reader
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import run_experiment
-from digitsum.studies import READER, STRIPS, STUDIES, cut_digits, run_study, variants_of
+from digitsum.studies import READER, SMALL, STRIPS, STUDIES, cut_digits, run_study, variants_of
 from digitsum.training import build, train
 
 USUAL = EXPERIMENTS[READER]
@@ -259,7 +261,10 @@ def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monke
     measured = record["measured"]
     assert path.name == f"{READER}-seed0.json" and record["weights"] == read_metadata(reader)["digest"]
     assert {digits: entry["columns"] for digits, entry in measured.items()} == {"1": 42, "6": 252}
-    for entry in measured.values():
+    _, unseen = source_glyphs("digits")
+    for digits, entry in measured.items():
+        strips = compose(*unseen, 3, seed=(tiny.seed, int(digits)), digits=int(digits))
+        assert entry["fingerprint"] == strips.fingerprint
         assert entry["n"] == 3 and entry["known"]["count"]["value"] == 1
         assert entry["known"]["strings"]["value"] <= entry["known"]["sums"]["value"]
     ((_, record),) = study("calibration")
@@ -278,6 +283,36 @@ def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monke
         study("calibration", data=tiny.head(8))
 
 
+@pytest.fixture
+def sharp() -> Reader:
+    """An untrained reader with weights so large that it does not say the same of all strips, nor at every look."""
+    model = build(EXPERIMENTS[SMALL])
+    model.symbols.weight.data *= 3000
+    return model
+
+
+def test_abstaining_and_overlap_against_brute_force(sharp, tiny, digits):
+    """Held to sums of which it has most right, but none of the six strips that it trusts least."""
+    strips = digits.unseen[:60]
+    log_p = predictions(sharp, strips.images).log_p
+    trusted = np.argsort(-log_p.max(axis=1))
+    right = np.random.default_rng(0).random(60) < 0.7
+    right[trusted[-6:]] = False
+    strips = replace(strips, sums=(log_p.argmax(axis=1) + ~right) % 37)
+    measured = STUDIES["calibration"].measure(sharp, replace(tiny, unseen=strips), "")
+    assert measured["accuracy"] == share(right.sum(), 60)
+    assert measured["abstaining"] == {"share": 0.05, "n": 57} | share(right[trusted[:57]].sum(), 57)
+    lefts = strips.corners[:, :, 1].tolist()
+    overlaps = np.array([max(left + 28 - following for left, following in pairwise(row)) for row in lefts])
+    expected = []
+    for low, high in studies.OVERLAPS:
+        if n := sum(low <= overlap <= high for overlap in overlaps):
+            hits = sum(right[row] and low <= overlap <= high for row, overlap in enumerate(overlaps))
+            expected.append({"from": low, "to": high, "n": n} | share(hits, n))
+    assert measured["overlap"] == expected and len(expected) > 2
+    assert sum(group["n"] for group in expected) == 60
+
+
 def test_the_second_look_is_measured_with_the_same_weights(reader, study, tiny):
     ((_, record),) = study("second_look")
     measured = record["measured"]
@@ -290,6 +325,19 @@ def test_the_second_look_is_measured_with_the_same_weights(reader, study, tiny):
         model.second_look = below
         right = (predictions(model, tiny.unseen.images).sums == tiny.unseen.sums).mean()
         assert unseen[name]["value"] == right
+
+
+@pytest.mark.parametrize(("below", "again"), [(0.0, 0), (1.1, 1)])
+def test_strips_are_looked_at_again_below_the_threshold_only(below, again, sharp, tiny):
+    """Held to the answers after a second look at every strip, of which some were others after the first."""
+    sharp.second_look = 1.1
+    data = replace(tiny, unseen=replace(tiny.unseen, sums=predictions(sharp, tiny.unseen.images).sums))
+    sharp.second_look = below
+    measured = STUDIES["second_look"].measure(sharp, data, "")
+    assert measured["below"] == below
+    assert [split["again"]["value"] for split in measured["splits"].values()] == [again, again]
+    unseen = measured["splits"]["unseen"]
+    assert unseen["once"]["value"] < 1 and unseen["several"]["value"] == (1 if again else unseen["once"]["value"])
 
 
 def test_readers_together_answer_by_the_mean_of_their_probabilities(reader, study, tiny, tmp_path):

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
-from digitsum import training
+from digitsum import devices, training
 from digitsum.augment import Augmentation
 from digitsum.checkpoints import CheckpointError, load_state
 from digitsum.compose import Strips
@@ -70,9 +71,43 @@ def stateful_run(tiny) -> Run:
     "name", [n for n, e in EXPERIMENTS.items() if not e.weights and n not in ("most_common", "ocr")]
 )
 def test_memorises_a_handful(name, tiny):
-    experiment = replace(EXPERIMENTS[name], epochs=16, batch_size=16, augment=None)
-    history = run(experiment, tiny.head(16, 8)).history
-    assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
+    """To a loss that one answer to all strips cannot have: below the sums' variance, or the labels' entropy."""
+    experiment, data = replace(EXPERIMENTS[name], epochs=16, batch_size=16, augment=None), tiny.head(16, 8)
+    if experiment.objective == "regression":  # around 0, so that no step is spent on the sums' mean
+        data = replace(data, train=replace(data.train, sums=data.train.sums - 18))
+    losses = [row["train_loss"] for row in run(experiment, data).history]
+    assert losses[-1] < 0.7 * losses[0]
+    if experiment.objective == "regression":
+        assert losses[-1] < data.train.sums.var()
+    if experiment.objective == "classification":
+        labels = data.train.sums if experiment.supervision == "sums" else data.train.digits.ravel()
+        assert losses[-1] < entropy(np.bincount(labels))
+
+
+def test_a_reader_learns_from_the_likelihood_alone(tiny):
+    """From the first loss on, which is no squared error, to one that the same answer to all strips cannot have."""
+    experiment = replace(
+        EXPERIMENTS["reader_small"], objective_args={"start_steps": 0}, epochs=24, lr=0.01, schedule="constant",
+        augment=None,
+    )  # fmt: skip
+    data = tiny.head(8, 8)
+    losses = [row["train_loss"] for row in run(experiment, data).history]
+    assert losses[-1] < entropy(np.bincount(data.train.sums)) < losses[0] / 2
+
+
+@pytest.mark.parametrize(("wanted", "there"), [(True, True), (False, True), (True, False)])
+def test_trains_in_bfloat16_where_it_is_wanted_and_there(wanted, there, tiny, monkeypatch):
+    noted, build = [], training.build
+
+    def noting(*args):
+        model = build(*args)
+        model.register_forward_hook(lambda *_: noted.append((model.training, torch.is_autocast_enabled("cpu"))))
+        return model
+
+    monkeypatch.setattr(training, "build", noting)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: there)
+    run(replace(SHORT, epochs=1, bfloat16=wanted), tiny)
+    assert [autocast for in_training, autocast in noted if in_training] == STEPS * [wanted and there]
 
 
 def test_the_last_epochs_see_sharp_strips(tiny, monkeypatch):
@@ -123,6 +158,19 @@ def test_schedules(schedule, rates):
         scheduler.step()
     assert {step: used[step] for step in rates} == pytest.approx(rates)
     assert max(used) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("warmup", sorted({e.warmup for e in EXPERIMENTS.values() if e.schedule == "one_cycle"}))
+def test_one_cycle_fits_runs_of_any_length(warmup):
+    for steps in range(1, 2 * round(1 / warmup)):  # among them one whose warm-up is a single step
+        optimizer = training.OPTIMIZERS["adamw"](torch.nn.Linear(1, 1), 0.5, 0.0)
+        scheduler = training.SCHEDULES["one_cycle"](optimizer, steps, warmup)
+        used = []
+        for _ in range(steps):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert all(0 < rate <= 0.5 for rate in used)
 
 
 def test_averages_are_weighted_by_batch_size(tiny):

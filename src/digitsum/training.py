@@ -147,7 +147,7 @@ def train(
             with _seeded(seed, epoch, device=device):
                 trained = train_epoch(net, optimizer, scheduler, experiment, parts(), steps, epoch, bar)
             distributed.average_statistics(model)
-            val = validate(model, val_images, val_sums)
+            val = validate(model, val_images, val_sums, experiment.bfloat16)
             lr = optimizer.param_groups[0]["lr"]
             _check_finite(torch.tensor([val["loss"]]), epoch, steps, lr)
             row = {
@@ -262,8 +262,8 @@ def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float]:
-    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8.
+def validate(model: StripModel, images: Tensor, sums: Tensor, bfloat16: bool = True) -> dict[str, float]:
+    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8, at one look.
 
     Over those of all processes, where there are several.
     """
@@ -271,7 +271,7 @@ def validate(model: StripModel, images: Tensor, sums: Tensor) -> dict[str, float
     objective = model.objective
     loss = correct = error = torch.zeros((), device=images.device)
     for batch, truth in zip(images.split(EVALUATION_BATCH), sums.split(EVALUATION_BATCH), strict=True):
-        with autocast(images.device):
+        with autocast(images.device, bfloat16):
             outputs = model(to_input(batch))
         outputs = outputs.float()
         loss = loss + objective.loss(outputs, truth) * len(truth)
