@@ -75,6 +75,7 @@ def test_an_accuracy_that_was_not_reached_is_said_so():
     found = {"epochs": 5, "weights": "none", "reached": reached, "checks": [{"accuracy": 0.9, "seconds": 600}]}
     cells = row("accuracy", rows=[{"experiment": "reader"} | found])
     assert cells[2:5] == ["5", "1.5 min", "not reached"]
+    assert "repeats" not in tables([{"hardware": HARDWARE, "parts": {"accuracy": {"rows": []} | STAMP}}])["accuracy"]
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_traffic():

@@ -92,7 +92,8 @@ def _below(part: str, records: Sequence[Record]) -> list[str]:
     """A picture where there is one, and what the numbers were measured with."""
     measured = (
         f"{hardware_words(r['hardware'])}: torch {p['versions']['torch']}, commit `{p['commit']}`, {p['date']}, "
-        f"{p['repeats']} repeat{'s' * (p['repeats'] > 1)}, source {p['source']}"
+        + f"{p['repeats']} repeats, " * (part != "accuracy")  # whose trainings are made once
+        + f"source {p['source']}"
         for r in records
         for p in [r["parts"][part]]
     )
