@@ -271,7 +271,7 @@ def test_best_is_the_first_epoch_that_is_best_by_select(select, best, tiny, monk
     script = zip([3.0, 2.0, 2.5, 1.0, 1.0], [0.1, 0.5, 0.3, 0.5, 0.2], strict=True)
     weights = []
 
-    def scripted(model, images, sums):
+    def scripted(model, images, sums, bfloat16):
         weights.append(model.head.weight.detach().clone())
         loss, accuracy = next(script)
         return {"loss": loss, "accuracy": accuracy, "mae": 0.0}
