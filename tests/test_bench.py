@@ -49,7 +49,7 @@ def test_short_works_are_called_often_and_timed_singly(monkeypatch):
     assert clock[0] == 2 * (0.5 + 4.0) + 3 * (6 * 0.5 + 4.0)  # two of each to begin with; then three rounds
 
 
-@pytest.mark.parametrize("part", ["epoch", "compiled", "likelihood", "prediction", "generation", "phases"])
+@pytest.mark.parametrize("part", ["epoch", "precision", "compiled", "likelihood", "prediction", "generation", "phases"])
 def test_every_part_is_recorded(part, small, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which needs no compiler
     record = measure(part, tiny, device="cpu", repeats=2, results=tmp_path)
@@ -60,6 +60,8 @@ def test_every_part_is_recorded(part, small, tiny, tmp_path, monkeypatch):
     if part == "epoch":
         times = found["rows"][0]["seconds"]
         assert set(times) == {"ours", "usual", "ready"} and all(len(each) == 2 for each in times.values())
+    if part == "precision":
+        assert set(found["rows"][0]["seconds"]) == {"bfloat16", "float32"}
     if part == "compiled":
         row = found["rows"][0]
         assert set(row["seconds"]) == {"plain", "compiled"} and row["first"] > 0
@@ -71,6 +73,31 @@ def test_every_part_is_recorded(part, small, tiny, tmp_path, monkeypatch):
         spent = {phase: {group for group, s in groups.items() if s} for phase, groups in found["phases"].items()}
         assert list(spent) == ["augmentation", "forward", "likelihood", "backward", "optimiser"]
         assert "convolution" in spent["forward"] & spent["backward"] and "convolution" not in spent["likelihood"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_precision_is_measured_in_both_whichever_the_device_is_faster_in(there, small, tiny, monkeypatch):
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: there)
+    dtypes, forward = set(), torch.nn.Conv2d.forward
+
+    def noted(self, x):
+        y = forward(self, x)
+        dtypes.add(y.dtype)
+        return y
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", noted)
+    found = {}
+
+    def each(works, repeats, device):
+        for way, work in works.items():
+            dtypes.clear()
+            work()
+            found[way] = set(dtypes)
+        return {}
+
+    monkeypatch.setattr(bench, "per_call", each)
+    bench.precision(tiny, CPU, 1, 0)
+    assert found == {"bfloat16": {torch.bfloat16}, "float32": {torch.float32}}
 
 
 def test_every_call_predicts_other_images(small, monkeypatch):

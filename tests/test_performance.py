@@ -43,6 +43,12 @@ def test_epoch():
     assert cells == ["Some CPU, 2 threads", "`reader`", "100", "33", "2.00 (2.00–3.00)", "10.0 %"]
 
 
+def test_precision():
+    seconds = {"bfloat16": [0.2, 0.3, 0.1], "float32": [0.1, 0.1, 0.1]}
+    cells = row("precision", rows=[{"experiment": "reader", "seconds": seconds}])
+    assert cells[1:] == ["`reader`", "200.0", "100.0", "0.50"]
+
+
 def test_compiling_pays_when_its_time_has_come_back():
     seconds = {"plain": [0.2, 0.3, 0.1], "compiled": [0.1, 0.1, 0.1]}
     found = {"experiment": "reader", "first": 30.1}

@@ -452,3 +452,18 @@ def test_trains_and_resumes_on_cuda(tiny, tmp_path, monkeypatch):
     result = train(STATEFUL, tiny, device="cuda", state_path=tmp_path / "resume.pt", progress=False)
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "avx512", "amx", "faster"),
+    [
+        ("AMD EPYC", True, False, True), ("AMD EPYC", False, False, False),
+        ("Intel(R) Xeon(R) Processor", True, False, False), ("Intel(R) Xeon(R) Processor", True, True, True),
+    ],
+)  # fmt: skip
+def test_bfloat16_is_for_processors_that_are_faster_in_it(name, avx512, amx, faster, monkeypatch):
+    monkeypatch.setattr(devices, "processor", lambda: name)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert devices.has_bfloat16(CPU) is faster
+    assert devices.has_bfloat16(torch.device("mps")) is False

@@ -207,19 +207,27 @@ def _ready(experiment: Experiment, strips: Strips, device: torch.device) -> Work
     return train
 
 
-def _step(experiment: Experiment, device: torch.device, compiled: bool = False) -> Callable[[Tensor, Tensor], None]:
-    """A step of our loop on a batch (N, 1, 40, W) in 0..1: forward, loss, backward, optimiser."""
+def _step(
+    experiment: Experiment, device: torch.device, compiled: bool = False, bfloat16: bool | None = None
+) -> Callable[[Tensor, Tensor], None]:
+    """A step of our loop on a batch (N, 1, 40, W) in 0..1: forward, loss, backward, optimiser.
+
+    In bfloat16 as training is, or as asked for.
+    """
+    if bfloat16 is None:
+        bfloat16 = experiment.bfloat16 and has_bfloat16(device)
+    mixed = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bfloat16)
     model = build(experiment).to(device).to(memory_format=torch.channels_last).train()
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     forward = torch.compile(model) if compiled else model
 
     def step(batch: Tensor, sums: Tensor) -> None:
-        with autocast(device, experiment.bfloat16):
+        with mixed():
             outputs = forward(batch)
         loss = model.objective.loss(outputs.float(), sums)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        with autocast(device, experiment.bfloat16):
+        with mixed():
             optimizer.step()
 
     return step
@@ -287,6 +295,20 @@ def compiled(data: Data, device: torch.device, repeats: int, minutes: float) -> 
             first = _seconds(partial(steps["compiled"], *batch), device)
         seconds = per_call({way: partial(step, *batch) for way, step in steps.items()}, repeats, device)
         rows.append({"experiment": name, "batch": experiment.batch_size, "first": first, "seconds": seconds})
+    return {"rows": rows}
+
+
+def precision(data: Data, device: torch.device, repeats: int, minutes: float) -> Result:
+    """Seconds of a step in bfloat16 and of one in float32, whichever of the two the device is taken to be faster in."""
+    rows = []
+    for name in COMPARED:
+        experiment = replace(EXPERIMENTS[name], weights=None)
+        batch = _first_batch(experiment, data, device)
+        works = {
+            way: partial(_step(experiment, device, bfloat16=way == "bfloat16"), *batch)
+            for way in ("bfloat16", "float32")
+        }
+        rows.append({"experiment": name, "batch": experiment.batch_size, "seconds": per_call(works, repeats, device)})
     return {"rows": rows}
 
 
@@ -573,6 +595,7 @@ def _slug(name: str) -> str:
 
 PARTS: dict[str, Callable[[Data, torch.device, int, float], Result]] = {
     "epoch": epoch,
+    "precision": precision,
     "compiled": compiled,
     "likelihood": likelihood,
     "prediction": prediction,

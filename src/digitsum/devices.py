@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
+from pathlib import Path
 
 import torch
 
@@ -17,11 +19,25 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+@functools.cache
+def processor() -> str:
+    """The processor's name, as exactly as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 faster than in float32."""
+    """Whether the device computes in bfloat16 faster than in float32 (`bench --only precision` measures it).
+
+    On CPUs: AMD's with AVX512-BF16, and Intel's where their matrix units (AMX) can be had. Without these an Intel
+    multiplies bfloat16 more slowly than float32, whatever else it supports.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    needed = "_is_amx_tile_supported" if "Intel" in processor() else "_is_avx512_bf16_supported"
+    return device.type == "cpu" and bool(getattr(torch.cpu, needed, bool)())
 
 
 def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:

@@ -115,6 +115,15 @@ def _epoch(part: Part) -> list[list[str]]:
     return rows
 
 
+def _precision(part: Part) -> list[list[str]]:
+    rows = []
+    for row in part["rows"]:
+        bfloat16, float32 = (median(row["seconds"][way]) for way in ("bfloat16", "float32"))
+        cells = f"{1000 * bfloat16:.1f}", f"{1000 * float32:.1f}", f"{float32 / bfloat16:.2f}"
+        rows.append([f"`{row['experiment']}`", *cells])
+    return rows
+
+
 def _compiled(part: Part) -> list[list[str]]:
     rows = []
     for row in part["rows"]:
@@ -207,6 +216,7 @@ def _phases(part: Part) -> list[list[str]]:
 
 TABLES: dict[str, tuple[Sequence[str], Callable[[Part], list[list[str]]]]] = {
     "epoch": (["experiment", "ours, strips/s", "usual, strips/s", "ours over usual", "not model work"], _epoch),
+    "precision": (["experiment", "bfloat16, ms", "float32, ms", "bfloat16, times as fast"], _precision),
     "compiled": (
         ["experiment", "step, ms", "compiled, ms", "times as fast", "seconds to compile", "pays"],
         _compiled,

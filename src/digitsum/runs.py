@@ -24,7 +24,7 @@ from .calibration import fit_offset
 from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
-from .devices import has_bfloat16, pick_device
+from .devices import has_bfloat16, pick_device, processor
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, metrics, read, strings_read
 from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, named, preset
 from .models import StripModel, WeightsError
@@ -325,14 +325,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """The device, processor and threads that a run used."""
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.processes(),
