@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from itertools import pairwise
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digitsum.__main__ import main
-from digitsum.checkpoints import CheckpointError, save_checkpoint
-from digitsum.comparison import FILE, compare, pair
-from digitsum.evaluation import Predictions, metrics, read
-from digitsum.experiments import EXPERIMENTS
-from digitsum.records import TableError, load_comparison
+from digitsum.comparison import compare, pair
+from digitsum.evaluation import Predictions
+from digitsum.records import COMPARISON, TableError, load_comparison
+from digitsum.runs import run_experiment
 from digitsum.tables import render
-from digitsum.training import build
 
 NAMES = ("baseline_cnn-classification", "cnn_attention-regression", "oracle-digit_labels")
 
@@ -55,55 +56,113 @@ def test_errors_are_compared_strip_by_strip():
     assert pair(first, second, truth)["mae"] == pytest.approx({"value": -0.1, "low": -0.1, "high": -0.1})
 
 
+@given(st.lists(st.tuples(st.floats(-5, 40, width=32), st.integers(0, 36)), max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_answers_come_out_of_a_record_as_they_went_in(answers):
+    values, sums = (np.array(column) for column in zip(*answers, strict=True)) if answers else (np.empty(0),) * 2
+    found = Predictions.unpacked(json.loads(json.dumps(Predictions(values, sums).packed())))
+    assert np.array_equal(found.values, values) and np.array_equal(found.sums, sums)
+    assert found.values.dtype == np.float64 and found.sums.dtype == np.int64
+
+
 @pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    """Untrained weights of three experiments as if they were published, one of them of other data, with records."""
+def trained(tiny, tmp_path_factory):
+    """The records of three experiments, each trained for an epoch, one of them with two seeds."""
     folder = tmp_path_factory.mktemp("comparison")
-    for name in (*NAMES, "reader"):
-        experiment = EXPERIMENTS[name]
-        model, objective = build(experiment).eval(), experiment.objective
-        validation = metrics(read(model, tiny.val), tiny.val.sums)
-        save_checkpoint(
-            model, folder / "models" / "digits" / f"{name}.safetensors", model=experiment.model,
-            model_args=experiment.model_args, objective=objective, seed=4, weights="none", validation=validation,
-            data=tiny.fingerprint if name in NAMES else "0" * 16,
+    for name, seed in [*((name, 4) for name in NAMES), (NAMES[0], 5)]:
+        run_experiment(
+            name, tiny, seed=seed, device="cpu", preset_name="full", changes={"epochs": 1}, progress=False,
+            models=folder / "models", results=folder / "results",
         )  # fmt: skip
-    (folder / "results" / "digits").mkdir(parents=True)
-    (folder / "results" / "digits" / "ocr-seed0.json").write_text("{}")
-    return folder
+    return folder / "results"
 
 
-@pytest.fixture(scope="module")
-def comparison(folder, tiny):
-    return compare(tiny, device="cpu", models=folder / "models", results=folder / "results")
+@pytest.fixture
+def results(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "results"))
 
 
-def test_neighbours_in_the_ranking_are_compared(comparison, folder, tiny):
-    assert json.loads((folder / "results" / "digits" / FILE).read_text()) == comparison
+@pytest.fixture
+def comparison(results, tiny):
+    return compare(tiny, results=results)
+
+
+def change(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def record_of(results: Path, system: dict) -> Path:
+    return results / "digits" / f"{system['experiment']}-seed{system['seed']}.json"
+
+
+def test_neighbours_in_the_ranking_are_compared(comparison, results):
+    assert json.loads((results / "digits" / COMPARISON).read_text()) == json.loads(json.dumps(comparison))
     assert (comparison["split"], comparison["n"], comparison["source"]) == ("unseen", 16, "digits")
     assert {system["experiment"] for system in comparison["systems"]} == set(NAMES)
     accuracies = [system["accuracy"] for system in comparison["systems"]]
-    assert accuracies == sorted(accuracies, reverse=True)
-    assert comparison["left_out"] == {"reader": "trained on other data", "ocr": "its weights are not here"}
+    assert accuracies == sorted(accuracies, reverse=True) and comparison["left_out"] == {}
     ranking = [system["experiment"] for system in comparison["systems"]]
-    assert [(each["better"], each["next"]) for each in comparison["pairs"]] == list(
-        zip(ranking, ranking[1:], strict=False)
-    )
-    for each, better, other in zip(comparison["pairs"], accuracies, accuracies[1:], strict=False):
-        assert each["only_better"] - each["only_next"] == pytest.approx(16 * (better - other))
+    assert [(each["better"], each["next"]) for each in comparison["pairs"]] == list(pairwise(ranking))
+    for each, (better, other) in zip(comparison["pairs"], pairwise(comparison["systems"]), strict=True):
+        assert each["only_better"] - each["only_next"] == pytest.approx(16 * (better["accuracy"] - other["accuracy"]))
+        mae = [
+            json.loads(record_of(results, system).read_text())["metrics"]["unseen"]["mae"]["value"]
+            for system in (better, other)
+        ]
+        assert each["mae"]["value"] == pytest.approx(mae[0] - mae[1], abs=1e-5)
     assert {"hardware", "versions", "commit", "date"} <= set(comparison)
 
 
-def test_where_nothing_is_unseen_test_strips_are_read(folder, tiny, tmp_path):
-    strips = tiny.splits["unseen"]
-    data = replace(tiny, test=strips, unseen=None)
-    data.__dict__["fingerprint"] = tiny.fingerprint  # as if the weights had been trained on this
-    assert compare(data, device="cpu", models=folder / "models", results=tmp_path)["split"] == "test"
+@pytest.mark.parametrize(("gain", "seed"), [(0.0, 4), (1.0, 5), (-1.0, 4)])
+def test_the_seed_that_is_best_on_validation_is_compared(gain, seed, results, tiny):
+    folder, value = results / "digits", 2.0
+    for each, its in ((4, value), (5, value + gain)):
+        change(
+            folder / f"{NAMES[0]}-seed{each}.json", lambda r, to=its: r["metrics"]["val"]["accuracy"].update(value=to)
+        )
+    assert {s["experiment"]: s["seed"] for s in compare(tiny, results=results)["systems"]}[NAMES[0]] == seed
 
 
-def test_without_weights_it_says_how_to_make_some(tiny, tmp_path):
-    with pytest.raises(CheckpointError, match="python -m digitsum train"):
-        compare(tiny, device="cpu", models=tmp_path, results=tmp_path / "results")
+def test_where_nothing_is_unseen_test_strips_are_compared(results, tiny):
+    data = replace(tiny, test=tiny.unseen, unseen=None)
+    data.__dict__["fingerprint"] = tiny.fingerprint  # as if the runs had been on this
+    assert compare(data, results=results)["split"] == "test"
+
+
+def test_runs_on_other_data_and_runs_without_answers_are_left_out(results, tiny):
+    for path in results.glob("digits/*.json"):
+        change(path, lambda record: record["data"].update(fingerprint="0" * 16))
+    with pytest.raises(TableError, match="python -m digitsum train"):
+        compare(tiny, results=results)
+    for path in results.glob(f"digits/{NAMES[0]}*.json"):
+        change(path, lambda record: record.pop("answers"))
+    for path in results.glob("digits/*.json"):
+        change(path, lambda record: record["data"].update(fingerprint=tiny.fingerprint))
+    found = compare(tiny, results=results)
+    assert found["left_out"] == {NAMES[0]: "its record does not tell its answers"} and len(found["pairs"]) == 1
+
+
+def test_what_was_compared_before_answers_were_kept_stays_as_it_was(results, tiny, comparison):
+    middle = record_of(results, comparison["systems"][1])
+    change(results / "digits" / COMPARISON, lambda record: record.update(commit="older"))
+    change(middle, lambda record: record.pop("answers"))
+    found = compare(tiny, results=results)
+    assert found["systems"] == comparison["systems"] and not found["left_out"]
+    assert found["pairs"] == [each | {"commit": "older"} for each in comparison["pairs"]]
+    assert compare(tiny, results=results)["pairs"] == found["pairs"]
+    first = record_of(results, comparison["systems"][0])
+    change(first, lambda record: record["metrics"]["val"]["accuracy"].update(value=5.0))  # another run of the first
+    found = compare(tiny, results=results)
+    assert found["pairs"] == [comparison["pairs"][1] | {"commit": "older"}]
+    ranking = [system["experiment"] for system in comparison["systems"]]
+    assert set(found["left_out"]) == {f"{ranking[0]}, {ranking[1]}"}
+
+
+def test_without_records_it_says_how_to_make_some(tiny, tmp_path):
+    with pytest.raises(TableError, match="python -m digitsum train"):
+        compare(tiny, results=tmp_path / "results")
     assert not list(tmp_path.iterdir())
 
 
@@ -123,14 +182,17 @@ def records_of(comparison: dict) -> list[dict]:
 @pytest.fixture
 def published(comparison, tmp_path):
     (tmp_path / "mnist").mkdir()
-    (tmp_path / "mnist" / FILE).write_text(json.dumps(comparison))
+    there = comparison | {
+        "left_out": {"reader": "trained on other data", "ocr": "its record does not tell its answers"}
+    }
+    (tmp_path / "mnist" / COMPARISON).write_text(json.dumps(there))
     return tmp_path
 
 
 def test_the_table_shows_every_pair(published, comparison):
     loaded = load_comparison(published, records_of(comparison))
     table, below = render([], loaded)["comparison"].split("\n\n")
-    assert below == "Not compared: `reader`: trained on other data; `ocr`: its weights are not here."
+    assert below == "Not compared: `reader`: trained on other data; `ocr`: its record does not tell its answers."
     lines = table.splitlines()[2:]
     assert len(lines) == len(comparison["pairs"])
     for line, each in zip(lines, comparison["pairs"], strict=True):
@@ -141,9 +203,9 @@ def test_the_table_shows_every_pair(published, comparison):
 
 @pytest.mark.parametrize("fault", ["other seed", "other weights", "other data", "cut", "a pair of none", "junk"])
 def test_a_comparison_of_other_weights_than_the_records_is_refused(fault, published, comparison):
-    records, path = records_of(comparison), published / "mnist" / FILE
+    records, path = records_of(comparison), published / "mnist" / COMPARISON
     if fault == "other seed":
-        records[0]["seed"] = 5
+        records[0]["seed"] = 7
     elif fault == "other weights":
         records[0]["metrics"]["val"]["accuracy"]["value"] += 0.01
     elif fault == "other data":
@@ -159,10 +221,11 @@ def test_a_comparison_of_other_weights_than_the_records_is_refused(fault, publis
     assert str(path) in str(caught.value)
 
 
-def test_the_command(folder, tiny, monkeypatch, capsys):
+def test_the_command(results, tiny, monkeypatch, capsys):
     monkeypatch.setattr("digitsum.__main__.load_data", lambda *_: tiny)
-    options = ["--models", str(folder / "models"), "--results", str(folder / "other"), "--device", "cpu"]
-    assert main(["compare", "--source", "digits", *options]) == 0
+    for path in results.glob(f"digits/{NAMES[2]}*.json"):
+        change(path, lambda record: record.pop("answers"))
+    assert main(["compare", "--source", "digits", "--results", str(results)]) == 0
     said = capsys.readouterr().out
-    assert all(f"{name} seed 4: " in said for name in NAMES) and "reader is left out: trained on other data" in said
-    assert (folder / "other" / "digits" / FILE).exists()
+    assert f"{NAMES[1]} seed 4: " in said and f"{NAMES[2]} is left out: its record does not tell" in said
+    assert (results / "digits" / COMPARISON).exists()

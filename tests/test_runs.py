@@ -23,7 +23,7 @@ NAME = "baseline_cnn-regression"
 RECORD = {
     "experiment", "source", "seed", "preset", "weights", "settings", "changed", "parameters", "trained_parameters",
     "data", "history", "best_epoch", "hardware", "versions", "commit", "date", "metrics", "confusion", "strings",
-    "centre_error", "prediction", "seconds", "checkpoint",
+    "centre_error", "answers", "prediction", "seconds", "checkpoint",
 }  # fmt: skip
 
 

@@ -196,7 +196,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     data = load_data(options.source, options.root, options.data_seed)
     print(data.reason)
-    record = compare(data, device=options.device, models=options.models, results=options.results)
+    record = compare(data, results=options.results)
     for system in record["systems"]:
         print(f"{system['experiment']} seed {system['seed']}: {system['accuracy']:.1%} on {record['split']}")
     for name, why in record["left_out"].items():
@@ -377,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     evaluate.set_defaults(run=_evaluate)
 
-    compare = commands.add_parser("compare", parents=[data, device], help="paired tests between the published weights")
+    compare = commands.add_parser("compare", parents=[data], help="paired tests between the published runs")
     compare.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     compare.set_defaults(run=_compare)
 

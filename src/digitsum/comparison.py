@@ -1,78 +1,74 @@
-"""Paired comparisons of the published weights: the same strips read by neighbours in the ranking."""
+"""Paired comparisons of the published runs: the same strips read by neighbours in the ranking."""
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
-from .checkpoints import CheckpointError, load_checkpoint, write_json
+from .checkpoints import write_json
 from .data import Data
-from .devices import pick_device
-from .evaluation import Predictions, mean, read
-from .experiments import EXPERIMENTS
-from .extras import ExtraError
-from .runs import folder_name, provenance
-
-FILE = "comparison.json"
+from .evaluation import Predictions, mean
+from .records import COMPARISON, TableError, load_records, read_comparison
+from .runs import provenance
 
 
-def compare(
-    data: Data, *, device: str = "auto", models: str | Path = "models", results: str | Path = "results"
-) -> dict[str, Any]:
-    """Read `unseen` (`test` where there is none) with every published full run, and compare each with the next best.
+def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
+    """Compare every full run on record with the next best on `unseen` (`test` where there is none), strip by strip.
+
+    Of an experiment's seeds it is the one that is best on validation, of equals the lowest, whose weights are published
+    too. What they answered stands in their records, so no weights are needed.
 
     Returns the record, also written to results/<source>/comparison.json: `systems` in the order of their accuracy,
-    `pairs` of neighbours (see `pair`), and `left_out`: weights trained on other data, or of a model that needs what is
-    not installed, and experiments on record without weights, each with why it is out.
+    `pairs` of neighbours (see `pair`), and `left_out`, with why. A run whose record tells no answers, since these were
+    not always kept, stays where it was in the comparison on record, as far as that is of the same run; a pair taken
+    over from there names the `commit` that compared it. Raises TableError for records that are not whole, and where
+    there are none.
     """
-    started = time.perf_counter()
-    chosen = pick_device(device)
     split = "unseen" if data.unseen is not None else "test"
-    strips = data.splits[split]
-    folder = Path(models) / folder_name(data.source, "full")
-    systems, predicted, left_out = [], {}, {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            model = load_checkpoint(path, chosen)
-        except ExtraError as error:
-            left_out[path.stem] = str(error)
-            continue
-        if model.metadata["data"] != data.fingerprint:
-            left_out[path.stem] = "trained on other data"
-            continue
-        predicted[path.stem] = read(model, strips)
-        systems.append({
-            "experiment": path.stem, "seed": model.metadata["seed"],
-            "validation": model.metadata["validation"]["accuracy"]["value"],
-            "accuracy": float(np.mean(predicted[path.stem].sums == strips.sums)),
-        })  # fmt: skip
-    records = Path(results) / folder_name(data.source, "full")
-    for name in EXPERIMENTS:
-        if any(records.glob(f"{name}-seed*.json")) and not (folder / f"{name}.safetensors").exists():
-            left_out[name] = "its weights are not here"
+    truth = data.splits[split].sums
+    path = Path(results) / data.source / COMPARISON
+    earlier = _earlier(path, data.fingerprint)
+    systems, answers, left_out = [], {}, {}
+    for name, record in _published(data.source, results).items():
+        system = {
+            "experiment": name, "seed": record["seed"], "validation": record["metrics"]["val"]["accuracy"]["value"],
+            "accuracy": record["metrics"].get(split, {}).get("accuracy", {}).get("value"),
+        }  # fmt: skip
+        if record["data"]["fingerprint"] != data.fingerprint:
+            left_out[name] = "trained on other data"
+        elif "answers" in record:
+            answers[name] = Predictions.unpacked(record["answers"])
+        elif system not in earlier["systems"]:
+            left_out[name] = "its record does not tell its answers"
+        if name not in left_out:
+            systems.append(system)
     if not systems:
-        raise CheckpointError(
-            f"{folder} holds no weights that were trained on this data; train some: python -m digitsum train NAME "
+        raise TableError(
+            f"{path.parent} holds no record that could be compared; make some: python -m digitsum train NAME "
             f"--source {data.source} --preset full"
         )
     systems.sort(key=lambda system: -system["accuracy"])
+    kept = {(each["better"], each["next"]): {"commit": earlier["commit"]} | each for each in earlier["pairs"]}
+    pairs = []
+    for two in pairwise(systems):
+        better, other = (system["experiment"] for system in two)
+        if better in answers and other in answers:
+            pairs.append({"better": better, "next": other} | pair(answers[better], answers[other], truth))
+        elif (better, other) in kept and all(system in earlier["systems"] for system in two):
+            pairs.append(kept[better, other])
+        else:
+            left_out[f"{better}, {other}"] = "one of the two records does not tell its answers"
     record = {
-        "source": data.source, "split": split, "n": len(strips),
+        "source": data.source, "split": split, "n": len(truth),
         "data": {"fingerprint": data.fingerprint, "seed": data.seed},
-        "systems": systems,
-        "pairs": [
-            {"better": better, "next": other} | pair(predicted[better], predicted[other], strips.sums)
-            for better, other in pairwise(system["experiment"] for system in systems)
-        ],
-        "left_out": left_out,
-        "seconds": {"total": round(time.perf_counter() - started, 1)},
-    } | provenance(chosen)  # fmt: skip
-    write_json(record, records / FILE)
+        "systems": systems, "pairs": pairs, "left_out": left_out,
+    } | provenance(torch.device("cpu"))  # fmt: skip
+    write_json(record, path)
     return record
 
 
@@ -93,3 +89,27 @@ def pair(first: Predictions, second: Predictions, truth: np.ndarray) -> dict[str
         "p": float(stats.binomtest(only_first, apart).pvalue) if apart else 1.0,
         "mae": mean(np.abs(first.values - truth) - np.abs(second.values - truth)),
     }
+
+
+def _published(source: str, results: str | Path) -> dict[str, dict[str, Any]]:
+    """The record of every experiment's published seed."""
+    best: dict[str, dict[str, Any]] = {}
+    for record in load_records(results):  # the lower seeds first
+        there = best.get(record["experiment"])
+        if record["source"] == source and (there is None or _validation(record) > _validation(there)):
+            best[record["experiment"]] = record
+    return best
+
+
+def _validation(record: dict[str, Any]) -> float:
+    return record["metrics"]["val"]["accuracy"]["value"]
+
+
+def _earlier(path: Path, fingerprint: str) -> dict[str, Any]:
+    """The comparison on record; one of nothing where there is none of these strips, or none that can be read."""
+    nothing: dict[str, Any] = {"systems": [], "pairs": [], "commit": None}
+    try:
+        there = read_comparison(path)
+    except TableError:
+        return nothing
+    return there if there is not None and there["data"]["fingerprint"] == fingerprint else nothing

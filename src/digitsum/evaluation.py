@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import base64
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +52,19 @@ class Predictions:
         readings = [self.readings[row] for row in rows] if self.readings else []
         log_p = self.log_p[rows] if len(self.log_p) else self.log_p
         return Predictions(self.values[rows], self.sums[rows], readings, log_p)
+
+    def packed(self) -> dict[str, str]:
+        """Values (as float32) and sums as text for a record; `unpacked` takes them out again."""
+        arrays = {"values": self.values.astype("<f4"), "sums": self.sums.astype("u1")}
+        return {name: base64.b64encode(zlib.compress(array.tobytes())).decode() for name, array in arrays.items()}
+
+    @staticmethod
+    def unpacked(packed: Mapping[str, str]) -> Predictions:
+        values, sums = (
+            np.frombuffer(zlib.decompress(base64.b64decode(packed[name])), dtype)
+            for name, dtype in (("values", "<f4"), ("sums", "u1"))
+        )
+        return Predictions(values.astype(np.float64), sums.astype(np.int64))
 
 
 @dataclass(frozen=True)

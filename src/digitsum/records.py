@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .comparison import FILE
 from .data import SOURCES
 from .experiments import EXPERIMENTS
 from .studies import READER, STUDIES, variants_of
@@ -19,7 +18,9 @@ PUBLISHED = SOURCES[1:]  # the folders of results/ whose records are published: 
 STUDIED = "mnist"  # the source whose studies are published
 WAYS = ("unknown", "known")  # whether the reader is told how many digits there are
 MEASURES = ("accuracy", "floor", "ceiling", "rounded", "within_half", "mse", "mae")
+COMPARISON = "comparison.json"  # beside the records of its source
 COMPARE = "python -m digitsum compare --source mnist"
+RENEW = f"make it anew: {COMPARE}"
 
 
 class TableError(Exception):
@@ -67,25 +68,29 @@ def load_streams(results: str | Path = "results") -> list[Record]:
 
 
 def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | None:
-    """The comparison of the published weights on mnist, None where there is none yet.
+    """The comparison of the published runs on mnist, None where there is none yet.
 
-    Raises TableError where it is not valid, or of other weights than those that the records speak of.
+    Raises TableError where it is not whole, or of other runs than those on record.
     """
-    path = Path(results) / "mnist" / FILE
-    if not path.exists():
+    path = Path(results) / STUDIED / COMPARISON
+    comparison = read_comparison(path)
+    if comparison is None:
         return None
-    remedy = f"make it anew: {COMPARE}"
-    comparison = _whole(path, _faults_of_comparison, remedy)
     known = {
         (each["experiment"], each["seed"]): (each["data"]["fingerprint"], each["metrics"]["val"]["accuracy"]["value"])
         for each in records
-        if each["source"] == "mnist"
+        if each["source"] == STUDIED
     }
     for system in comparison["systems"]:
         compared = comparison["data"]["fingerprint"], system["validation"]
         if known.get((system["experiment"], system["seed"])) != compared:
-            raise TableError(f"{path} is of other weights of {system['experiment']} than those on record; {remedy}")
+            raise TableError(f"{path} is of another run of {system['experiment']} than those on record; {RENEW}")
     return comparison
+
+
+def read_comparison(path: Path) -> Record | None:
+    """A comparison, None where there is none. Raises TableError where it is not whole."""
+    return _whole(path, _faults_of_comparison, RENEW) if path.exists() else None
 
 
 def in_rows(records: Sequence[Record]) -> list[list[Record]]:
@@ -186,6 +191,8 @@ def _faults(record: Any) -> Iterator[str]:
     }  # fmt: skip
     if _get(record, "prediction") is not ...:  # which the first records lack
         wanted |= {"prediction.images": int, "prediction.seconds": float}
+    if _get(record, "answers") is not ...:  # likewise
+        wanted |= {"answers.values": str, "answers.sums": str}
     strips = _get(record, "data.strips")  # the course's files, for one, have no unseen strips
     splits = ["train", "val", "test", "entire"] + (
         ["unseen"] if isinstance(strips, dict) and "unseen" in strips else []

@@ -150,6 +150,7 @@ def _figures(model: StripModel, experiment: Experiment, data: Data) -> dict[str,
             for split, strips in readers.items()
             if strips.digits is not None
         },
+        "answers": predicted[list(few.splits)[-1]].packed(),
         "prediction": _timed(model, list(few.splits.values())[-1][:TIMED]),
         "centre_error": {},
     }

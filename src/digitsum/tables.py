@@ -260,7 +260,7 @@ def _code(record: Record) -> str:
 
 
 def _comparison(comparison: Record) -> str:
-    """A row per pair of neighbours in the ranking of the published weights."""
+    """A row per pair of neighbours in the ranking of the published runs."""
     accuracy = {system["experiment"]: system["accuracy"] for system in comparison["systems"]}
     rows = [
         [f"`{each['better']}`", f"`{each['next']}`"]
