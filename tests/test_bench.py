@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum import bench
+from digitsum import bench, runs
 from digitsum.__main__ import main
 from digitsum.bench import by_turns, measure, per_call
 from digitsum.data import DataError
@@ -114,6 +114,16 @@ def test_a_part_leaves_the_others_in_the_record(small, tiny, tmp_path):
     both = measure("likelihood", tiny, device="cpu", repeats=1, results=tmp_path)
     assert set(both["parts"]) == {"generation", "likelihood"}
     assert both["parts"]["generation"] == json.loads(json.dumps(first["parts"]["generation"]))
+
+
+def test_a_machine_that_computes_otherwise_begins_a_record_of_its_own(small, tiny, tmp_path, monkeypatch):
+    measure("generation", tiny, device="cpu", repeats=1, results=tmp_path)
+    there = runs.has_bfloat16(CPU)
+    monkeypatch.setattr(runs, "has_bfloat16", lambda device: not there)
+    record = measure("likelihood", tiny, device="cpu", repeats=1, results=tmp_path)
+    assert set(record["parts"]) == {"likelihood"} and record["hardware"]["bfloat16"] is not there
+    (aside,) = (tmp_path / "bench" / "replaced").iterdir()
+    assert set(json.loads(aside.read_text())["parts"]) == {"generation"}
 
 
 def test_a_training_to_an_accuracy_is_one_repeat(small, tiny, tmp_path, monkeypatch):

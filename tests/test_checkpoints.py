@@ -25,6 +25,7 @@ from digitsum.checkpoints import (
     save_checkpoint,
     save_state,
 )
+from digitsum.extras import ExtraError
 from digitsum.models import MODELS, StripModel
 from digitsum.objectives import OBJECTIVES
 
@@ -58,6 +59,15 @@ def small_is_a_model():
     MODELS["small"] = Small
     yield
     del MODELS["small"]
+
+
+def test_what_a_model_needs_and_is_not_there_is_no_fault_of_its_weights(path, monkeypatch):
+    def lacking(*_, **__):
+        raise ExtraError("small needs largelib: pip install largelib")
+
+    monkeypatch.setitem(MODELS, "small", lacking)
+    with pytest.raises(ExtraError, match="pip install largelib"):
+        load_checkpoint(path)
 
 
 @pytest.fixture

@@ -71,9 +71,9 @@ def test_the_interval_of_a_difference_is_newcombes():
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        ([(0.2, 0.1)], "holds"),
-        ([(0.1, 0.2)], "does not hold"),
-        ([(0.2, 0.201)], "undecided"),
+        ([(0.2, 0.1)], "holds (1 of 1)"),
+        ([(0.1, 0.2)], "does not hold (1 of 1)"),
+        ([(0.2, 0.201)], "undecided (1 of 1)"),
         ([(0.2, 0.1), (0.3, 0.1), (0.1, 0.2)], "holds (2 of 3), does not hold (1 of 3)"),
     ],
 )
@@ -88,7 +88,7 @@ def test_report_c_is_judged_by_last_epochs():
     """Not by the epochs that were chosen, which say the opposite here."""
     records = [record(REGRESSOR, 0.1, last=0.3), record(CLASSIFIER, 0.2, last=0.15)]
     _, _, measured, found = row("Regression beats", *records)
-    assert found == "holds" and measured == "seed 0: 30.0 against 15.0 %"
+    assert found == "holds (1 of 1)" and measured == "seed 0: 30.0 against 15.0 %"
 
 
 def test_shortened_runs_judge_nothing():
@@ -105,17 +105,20 @@ def test_pretraining_is_judged_by_runs_that_were_shortened_alike():
 
     pretrained = run("IMAGENET1K_V1", 0.8, 4, seed=0)
     assert verdict("Pre-training", pretrained, run(None, 0.1, 1, seed=1)) == "not measured yet"
-    assert row("Pre-training", pretrained, run(None, 0.1, 4, seed=1))[2:] == ("4 epochs: 80.0 against 10.0 %", "holds")
-    assert verdict("Pre-training", pretrained, run(None, 0.9, 4, seed=1)) == "does not hold"
+    assert row("Pre-training", pretrained, run(None, 0.1, 4, seed=1))[2:] == (
+        "4 epochs: 80.0 against 10.0 %",
+        "holds (1 of 1)",
+    )
+    assert verdict("Pre-training", pretrained, run(None, 0.9, 4, seed=1)) == "does not hold (1 of 1)"
 
 
 @pytest.mark.parametrize(
     ("losses", "expected"),
     [
-        ([(3.0, 2.0), (2.0, 1.0), (1.0, 1.5)], "holds"),
-        ([(3.0, 2.0), (2.0, 1.0), (1.0, 1.05)], "does not hold"),  # within noise
-        ([(3.0, 2.0), (2.0, 1.0), (2.5, 1.5)], "does not hold"),  # diverged, not overfitted
-        ([(3.0, 2.0), (2.0, 1.5), (1.0, 1.0)], "does not hold"),
+        ([(3.0, 2.0), (2.0, 1.0), (1.0, 1.5)], "holds (1 of 1)"),
+        ([(3.0, 2.0), (2.0, 1.0), (1.0, 1.05)], "does not hold (1 of 1)"),  # within noise
+        ([(3.0, 2.0), (2.0, 1.0), (2.5, 1.5)], "does not hold (1 of 1)"),  # diverged, not overfitted
+        ([(3.0, 2.0), (2.0, 1.5), (1.0, 1.0)], "does not hold (1 of 1)"),
     ],
 )
 def test_overfitting_is_a_validation_loss_that_rises_while_the_training_loss_falls(losses, expected):
@@ -127,16 +130,19 @@ def test_overfitting_is_a_validation_loss_that_rises_while_the_training_loss_fal
 def test_rounding_is_held_against_the_better_of_floor_and_ceiling():
     name, better = "cnn2_dropout-regression", record("cnn2_dropout-regression", 0.1)
     better["metrics"]["val"]["ceiling"] = share(400, N)
-    assert verdict("Rounding", better) == "holds" and verdict("Rounding", record(name, 0.1)) == "undecided"
+    assert (
+        verdict("Rounding", better) == "holds (1 of 1)"
+        and verdict("Rounding", record(name, 0.1)) == "undecided (1 of 1)"
+    )
     better["metrics"]["val"]["rounded"] = share(900, N)
-    assert verdict("Rounding", better) == "does not hold"
+    assert verdict("Rounding", better) == "does not hold (1 of 1)"
 
 
 def test_memorising_and_repeated_glyphs():
     memorised = record(CLASSIFIER, 0.1)
     memorised["history"][-1]["train_accuracy"] = 0.98
-    assert verdict("The classifier memorises", memorised) == "holds"
-    assert verdict("The classifier memorises", record(CLASSIFIER, 0.1)) == "undecided"
+    assert verdict("The classifier memorises", memorised) == "holds (1 of 1)"
+    assert verdict("The classifier memorises", record(CLASSIFIER, 0.1)) == "undecided (1 of 1)"
     flattered = record(REGRESSOR, 0.5)
     flattered["metrics"]["unseen"]["accuracy"] = share(1000, N)
-    assert verdict("The split repeats", flattered) == "holds"
+    assert verdict("The split repeats", flattered) == "holds (1 of 1)"

@@ -165,7 +165,17 @@ def test_predict_on_a_long_row_of_digits(name, weights, capsys):
             assert total >= runner_up and total + runner_up <= 100.1
     else:
         assert status == 1
-        assert_one_line(captured, "BaselineCNN", "168", "200")
+        assert_one_line(captured, "long.npy", "BaselineCNN", "168", "200", "readers")
+
+
+def test_predict_goes_on_after_what_it_cannot_read(weights, capsys):
+    for stem, width in (("long", 200), ("four", 168)):
+        np.save(f"{stem}.npy", np.eye(40, width, dtype=np.uint8) * 255)
+    assert main(["predict", "long.npy", "none.png", "four.npy", "--checkpoint", str(weights[NAME])]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("four.npy[0]: ") and captured.out.count("\n") == 1
+    assert [line.split()[1].rstrip(":") for line in captured.err.splitlines()][0] == "long.npy"
+    assert "none.png" in captured.err.splitlines()[1]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,14 @@ def test_runs_on_other_data_and_runs_without_answers_are_left_out(results, tiny)
     assert found["left_out"] == {NAMES[0]: "its record does not tell its answers"} and len(found["pairs"]) == 1
 
 
+def test_runs_that_were_measured_on_a_part_are_left_out(results, tiny):
+    run_experiment(
+        NAMES[1], tiny, seed=4, device="cpu", preset_name="full", changes={"epochs": 1, "evaluate_limit": 8},
+        progress=False, models=results / "models", results=results,
+    )  # fmt: skip
+    assert compare(tiny, results=results)["left_out"] == {NAMES[1]: "measured on 8 of 16 strips only"}
+
+
 def test_what_was_compared_before_answers_were_kept_stays_as_it_was(results, tiny, comparison):
     middle = record_of(results, comparison["systems"][1])
     change(results / "digits" / COMPARISON, lambda record: record.update(commit="older"))

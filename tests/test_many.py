@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,19 @@ def test_one_that_fails_does_not_stop_the_others(workplace, second_fails, capsys
     said = capsys.readouterr()
     assert f"{NAME}, seed 0:" in said.out and f"digitsum: {NAME}, seed 1: damaged" in said.err
     assert [path.name for path in Path("results/digits-smoke").glob("*.json")] == [f"{NAME}-seed0.json"]
+
+
+def test_where_processes_are_killed_it_says_once_what_to_do(workplace, monkeypatch, capsys):
+    def killed(work, jobs, processes):
+        for job in jobs:
+            future = Future()
+            future.set_exception(BrokenProcessPool("terminated abruptly"))
+            yield job, future
+
+    monkeypatch.setattr("digitsum.__main__.side_by_side", killed)
+    assert main([*TRAIN, "--processes", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fewer --processes" in line
 
 
 def test_variants_of_a_study_side_by_side(workplace, second_fails, capsys):

@@ -79,9 +79,10 @@ def test_prediction_against_resnet50():
 def test_an_accuracy_that_was_not_reached_is_said_so():
     reached = {"0.845": 90.0, "0.95": None, "0.9555": None, "0.97": None}
     found = {"epochs": 5, "weights": "none", "reached": reached, "checks": [{"accuracy": 0.9, "seconds": 600}]}
-    cells = row("accuracy", rows=[{"experiment": "reader"} | found])
+    cells = row("accuracy", rows=[{"experiment": "reader"} | found], minutes=12.0)
     assert cells[2:5] == ["5", "1.5 min", "not reached"]
-    assert "repeats" not in tables([{"hardware": HARDWARE, "parts": {"accuracy": {"rows": []} | STAMP}}])["accuracy"]
+    below = tables([{"hardware": HARDWARE, "parts": {"accuracy": {"rows": [], "minutes": 12.0} | STAMP}}])["accuracy"]
+    assert "repeats" not in below and "up to 12 minutes a training" in below
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_traffic():

@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tables import keep, record
 
-from digitsum import look
+from digitsum import look, plots
 from digitsum.checkpoints import read_metadata, save_checkpoint
 from digitsum.compose import Strips, compose
 from digitsum.data import digit_glyphs
 from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import CORE, EXPERIMENTS
-from digitsum.facts import _commands, _layers, _networks, _order, _stacks, compared
+from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, compared
 from digitsum.likelihood import Reading
 from digitsum.look import errors
 from digitsum.records import in_rows, load_records
-from digitsum.report import LOOK, ReportError, compile_paper, make_report
+from digitsum.report import LOOK, ReportError, compile_paper, draw_charts, make_report
 from digitsum.reported import REPORTED
 from digitsum.tables import ranked
 from digitsum.training import build
@@ -145,7 +145,7 @@ def test_other_records_give_other_sentences(tmp_path: Path):
     readers = [written("reader", seed, accuracy) for seed, accuracy in ((0, 0.7311), (1, 0.7511))]
     rival = written("cnn_attention-classification", 0, 0.8642)
     short = written("resnet50-regression", 0, 0.99, epochs=1, weights=None)
-    results = keep(tmp_path / "results", *readers, rival, short)
+    results = keep(tmp_path / "results", *readers, rival, short, written("reader_small", 0, 0.7))
     for study, variant in (("ablations", "no_start"), ("sums", "500"), ("cut_digits", "lenet-5000")):
         for seed in (0, 1):
             made = written("reader", seed, 0.6123 + 0.01 * seed, train_limit=500)
@@ -154,7 +154,7 @@ def test_other_records_give_other_sentences(tmp_path: Path):
         write(results, written() | {"study": study, "weights": "0" * 64, "seeds": [0, 1, 4], "measured": measured})
     text = make(tmp_path, results)
     for sentence in (
-        "it reads 74.1 % of the sums right (mean of 2 seeds; 73.1–75.1 %)",
+        "it reads 74.1 % of the sums right (mean of 2 seeds, from 73.1 to 75.1 %)",
         "cnn_attention-classification, is ahead of it, with 86.4 %",
         "74.1 ± 1.4 %, worst 73.1 %",
         "1 of 25 epochs",
@@ -163,12 +163,31 @@ def test_other_records_give_other_sentences(tmp_path: Path):
         "it is on average 90.0 % sure of its answers, and 80.0 % of them are right: it is somewhat too sure",
         "is not to be taken at its word",
         "lies 2.5 pixels",
-        "Readers of 3 seeds err on different strips",
+        "the readers of 3 seeds have 80.0 % (79.0–81.0) of the sums right",
+        "The start-up described in Section 4 helps: without it, the reader has 61.7 ± 0.7 %",
         "There is no record of what the reader sees yet",
         "One seed only of resnet50-regression, cnn_attention-classification",
     ):
         assert squeezed(sentence) in text, sentence
     assert squeezed("There is no record of calibration yet") not in text
+
+
+@pytest.mark.parametrize(("without", "helps"), [([0.6, 0.61], True), ([0.6, 0.81], False), ([0.9], False), ([], None)])
+def test_the_start_helps_where_every_seed_with_it_is_ahead(without: list[float], helps: bool | None):
+    base = [written("reader_small", seed, accuracy) for seed, accuracy in ((0, 0.8), (1, 0.82))]
+    runs = [written("reader_small", seed, accuracy) for seed, accuracy in enumerate(without)]
+    assert _start_helps({"ablations": {"no_start": runs}}, base) is helps
+    assert _start_helps({}, base) is _start_helps({"ablations": {"no_start": runs}}, []) is None
+
+
+def test_charts_of_one_reader_are_of_the_published_one(tmp_path: Path, monkeypatch):
+    readers = [written("reader", seed, accuracy) for seed, accuracy in ((0, 0.7), (1, 0.8), (2, 0.8))]
+    measured = [CALIBRATION | {"coverage": [[0.5, 0.9], [1.0, 0.1 * (1 + seed)]]} for seed in range(3)]
+    studies = {"calibration": {"reader": [{"seed": k, "measured": each} for k, each in enumerate(measured)]}}
+    drawn, coverage = [], plots.coverage
+    monkeypatch.setattr(plots, "coverage", lambda curves: drawn.append(curves["reader"][1][-1]) or coverage(curves))
+    draw_charts(readers, studies, tmp_path)
+    assert drawn == [pytest.approx(0.2)]
 
 
 def test_the_reader_alone_makes_a_paper(tmp_path: Path):

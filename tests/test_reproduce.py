@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from digitsum import runs
 from digitsum.__main__ import main
+from digitsum.checkpoints import CheckpointError
 from digitsum.experiments import EXPERIMENTS
 from digitsum.reproduce import Planned, plan, seeds_of
 from digitsum.runs import run_experiment
@@ -106,6 +108,21 @@ def test_the_command_trains_what_is_missing_and_then_nothing(workplace, monkeypa
     said = capsys.readouterr().out
     assert "0 of 3 runs to train" in said and said.count("on record") == 3
     assert {path.name: path.stat().st_mtime_ns for path in Path("results/digits-smoke").iterdir()} == records
+
+    Path(f"results/digits-smoke/{NAME}-seed0.json").unlink()
+    Path("results/digits-smoke/most_common-seed0.json").unlink()
+    train = runs.train
+
+    def damaged(experiment, *arguments, **options):
+        if experiment.model == EXPERIMENTS[NAME].model:
+            raise CheckpointError("resume.pt is damaged")
+        return train(experiment, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "train", damaged)
+        assert main(command) == 1
+    captured = capsys.readouterr()
+    assert f"{NAME} seed 0: resume.pt is damaged" in captured.err and "most_common seed 0: val" in captured.out
 
     monkeypatch.setattr("digitsum.runs.preset", lambda each, name: replace(each, epochs=1, train_limit=32))
     assert (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
 
 from digitsum import runs, training
 from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
@@ -56,13 +59,14 @@ def strict_json(path: Path) -> dict:
 @pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if not e.weights and e.epochs])
 def test_a_run_leaves_weights_and_a_record_and_nothing_else(name, smoke, tiny, tmp_path):
     record = smoke(name, seed=3)
-    (folder,) = (tmp_path / "models" / "digits-smoke" / "runs").iterdir()
+    (folder,) = (tmp_path / "models" / "digits-smoke" / "runs").glob("*/")
     assert folder.name.startswith(f"{name}-seed3-")
     assert files(tmp_path / "results") == {f"digits-smoke/{name}-seed3.json"}
     assert files(tmp_path / "models") == {
         f"digits-smoke/{name}.safetensors",
         f"digits-smoke/runs/{folder.name}/best.safetensors",
         f"digits-smoke/runs/{folder.name}/last.safetensors",
+        f"digits-smoke/runs/{name}.lock",
     }
     written = strict_json(tmp_path / "results" / "digits-smoke" / f"{name}-seed3.json")
     assert written == json.loads(json.dumps(record))
@@ -140,6 +144,10 @@ def test_measuring_again_renews_the_figures_and_keeps_what_was_trained(smoke, ti
     assert renewed == json.loads(json.dumps(record)) and renewed != stale
     assert set(measured) == {"hardware", "versions", "commit", "date"}
     assert load_checkpoint(weights).metadata["validation"] == renewed["metrics"]["val"]
+    (twin,) = tmp_path.glob("models/digits-smoke/runs/*/best.safetensors")
+    renewed["metrics"]["val"]["mse"]["value"] += 1e-6  # as another machine would have found
+    path.write_text(json.dumps(renewed), encoding="utf-8")
+    assert measure_again(load_checkpoint(twin), twin, tiny, tmp_path / "results") == path
 
 
 def test_figures_of_other_weights_are_not_renewed(smoke, tiny, tmp_path):
@@ -147,7 +155,10 @@ def test_figures_of_other_weights_are_not_renewed(smoke, tiny, tmp_path):
     path = tmp_path / "results" / "digits-smoke" / "reader-seed2.json"
     weights = tmp_path / "models" / "digits-smoke" / "reader.safetensors"
     other = json.loads(path.read_text(encoding="utf-8"))
-    other["metrics"]["val"]["mse"]["value"] += 1
+    (last,) = tmp_path.glob("models/digits-smoke/runs/*/last.safetensors")
+    with pytest.raises(CheckpointError, match="is not the record of"):
+        measure_again(load_checkpoint(last), last, tiny, tmp_path / "results")
+    other["commit"] = "another"
     path.write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(CheckpointError, match="is not the record of"):
         measure_again(load_checkpoint(weights), weights, tiny, tmp_path / "results")
@@ -250,6 +261,19 @@ def test_the_best_seed_stays(smoke, scripted, tmp_path):
         assert read_metadata(path)["seed"] == kept
     assert len(files(tmp_path / "results")) == len(script)
     assert len(list(path.parent.glob("runs/*/best.safetensors"))) == len(script)
+
+
+def test_runs_publish_one_after_the_other(smoke, tmp_path):
+    folder = tmp_path / "models" / "digits-smoke"
+    with ThreadPoolExecutor(1) as pool, FileLock(folder / "runs" / f"{NAME}.lock"):
+        run = pool.submit(smoke)
+        while not any(folder.glob("runs/*/last.safetensors")):
+            assert not run.done()
+            time.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            run.result(timeout=0.5)
+        assert not list(folder.glob("*.safetensors"))
+    assert run.result()["checkpoint"] and (folder / f"{NAME}.safetensors").exists()
 
 
 def test_a_seed_that_is_run_again_replaces_its_own_weights(smoke, scripted, tmp_path):

@@ -283,6 +283,15 @@ def test_what_is_measured_is_of_the_published_weights(reader, study, tiny, monke
         study("calibration", data=tiny.head(8))
 
 
+def test_weights_of_another_experiment_are_not_measured_as_the_readers(study, tiny, tmp_path):
+    run_experiment(
+        SMALL, tiny, device="cpu", preset_name="full", changes=SHORT, progress=False, models=tmp_path,
+        results=tmp_path / "elsewhere",
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match=f"holds weights of {SMALL}"):
+        study("counts", checkpoints=[tmp_path / "digits" / f"{SMALL}.safetensors"])
+
+
 @pytest.fixture
 def sharp() -> Reader:
     """An untrained reader with weights so large that it does not say the same of all strips, nor at every look."""
@@ -347,8 +356,14 @@ def test_readers_together_answer_by_the_mean_of_their_probabilities(reader, stud
         READER, tiny, seed=1, device="cpu", preset_name="full", changes=SHORT, progress=False,
         models=tmp_path / "models", results=tmp_path / "elsewhere",
     )  # fmt: skip
+    run_experiment(  # which is no reader like the others
+        READER, tiny, seed=2, device="cpu", preset_name="full", changes=SHORT | {"batch_size": 12}, progress=False,
+        models=tmp_path / "other", results=tmp_path / "elsewhere",
+    )  # fmt: skip
+    (other,) = (tmp_path / "other").glob("digits/runs/*/")
+    other.rename(tmp_path / "models" / "digits" / "runs" / other.name)
     ((path, record),) = study("ensemble")
-    weights = sorted((tmp_path / "models" / "digits").glob("runs/*/best.safetensors"))
+    weights = sorted((tmp_path / "models" / "digits").glob("runs/*-seed[01]-*/best.safetensors"))
     readers = [load_checkpoint(each) for each in weights]
     assert record["seeds"] == [0, 1]
     assert record["weights"].split() == [read_metadata(each)["digest"] for each in weights]

@@ -189,8 +189,13 @@ def test_a_run_says_how_many_images_it_reads_in_a_second_where_that_was_measured
 
 
 def test_a_run_that_was_measured_again_says_with_which_code():
-    again = record() | {"measured": {"commit": "abcdef012345"}}
+    made = record()
+    again = made | {"measured": {"commit": "abcdef012345", "hardware": made["hardware"]}}
     assert "; measured again at `abcdef012345` |" in render([again])["runs-mnist"].splitlines()[2]
+    again["measured"]["hardware"] = made["hardware"] | {"cpu": "Other CPU"}
+    assert (
+        "; measured again at `abcdef012345` on Other CPU, 2 threads, " in render([again])["runs-mnist"].splitlines()[2]
+    )
 
 
 def test_what_a_report_left_open_is_said_once_for_all_experiments_that_share_it():

@@ -104,9 +104,16 @@ def _side_by_side(
     for (name, seed), future in side_by_side(work, jobs, processes):
         try:
             report((name, seed), future.result())
-        except (*EXPECTED, BrokenProcessPool) as error:  # the others go on
+        except EXPECTED as error:  # the others go on
             print(f"digitsum: {name}, seed {seed}: {error}", file=sys.stderr)
             failed = True
+        except BrokenProcessPool:  # none goes on
+            print(
+                f"digitsum: {name}, seed {seed}: a process was killed, as where memory runs out, and all ended with "
+                "it. Run it again with fewer --processes: what is done is on record, and what was begun goes on",
+                file=sys.stderr,
+            )
+            return 1
     return int(failed)
 
 
@@ -143,7 +150,13 @@ def _reproduce(options: argparse.Namespace) -> int:
                 row.experiment, data, seed=row.seed, device=options.device, preset_name=options.preset,
                 on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
             )  # fmt: skip
-        except (DataError, ExtraError, TrainingError, WeightsError) as error:  # the others do not depend on it
+        except (
+            CheckpointError,
+            DataError,
+            ExtraError,
+            TrainingError,
+            WeightsError,
+        ) as error:  # the others do not depend on it
             faults.append(f"{row.experiment} seed {row.seed}: {error}")
             continue
         accuracy = percent(record["metrics"]["val"]["accuracy"])
@@ -177,9 +190,15 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     model = load_checkpoint(options.checkpoint, pick_device(options.device))
+    failed = False
     for path in options.images:
-        strips = read_strips(path)
-        predicted = predictions(model, strips)
+        try:
+            predicted = predictions(model, read_strips(path))
+        except (ImageError, InputError, OSError) as error:  # the others can still be read
+            named = str(error) if str(path) in str(error) else f"{path}: {error}"
+            print(f"digitsum: {named}", file=sys.stderr)
+            failed = True
+            continue
         likely = np.exp(predicted.log_p)
         for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
             line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
@@ -190,7 +209,7 @@ def _predict(options: argparse.Namespace) -> int:
                     f"probability {reading.probability:.1%}; next {other} with probability {likely[row, other]:.1%}"
                 )
             print(line)
-    return 0
+    return int(failed)
 
 
 def _compare(options: argparse.Namespace) -> int:

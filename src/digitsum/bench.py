@@ -42,7 +42,7 @@ from .experiments import EXPERIMENTS, Experiment
 from .likelihood import SYMBOLS, sum_log_likelihood
 from .models import StripModel
 from .optim import OPTIMIZERS
-from .runs import commit, find_checkpoints, provenance, with_available_weights
+from .runs import commit, find_checkpoints, provenance, set_aside, with_available_weights
 from .training import (
     ACCURACY_EVERY,
     SCHEDULES,
@@ -96,7 +96,11 @@ def measure(
     machine = about.pop("hardware")
     name = machine["cpu"] if chosen.type == "cpu" else machine["device"]
     path = Path(results) / "bench" / f"{_slug(name)}-{machine['threads']}-threads.json"
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"hardware": machine, "parts": {}}
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if there.get("hardware") != machine:
+        if there:  # another machine that goes by the same name, or this one set up otherwise
+            set_aside(path)
+        there = {"hardware": machine, "parts": {}}
     there["parts"][part] = (
         {"repeats": repeats}
         | measured

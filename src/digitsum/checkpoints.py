@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .extras import ExtraError
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 
@@ -47,7 +48,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> StripModel:
     """Rebuild a trained model from its file alone, ready for `predict`, with `.objective` and `.metadata`.
 
-    Raises `CheckpointError` for a file that is missing, truncated, altered, of another version or not of this project.
+    Raises `CheckpointError` for a file that is missing, truncated, altered, of another version or not of this project,
+    and `ExtraError` where its model needs what is not installed.
     """
     path = Path(path)
     metadata, tensors = _read(path)
@@ -55,6 +57,8 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
         objective = replace(OBJECTIVES[metadata["objective"]], **metadata.get("objective_args", {}))
         model = MODELS[metadata["model"]](outputs=objective.outputs, **metadata["model_args"])
         model.load_state_dict(tensors)
+    except ExtraError:
+        raise
     except (KeyError, TypeError, RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]  # torch lists every weight that does not fit
         raise CheckpointError(

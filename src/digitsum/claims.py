@@ -42,7 +42,7 @@ def judged(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
             runs = {name: [record for record in found if not record["changed"]] for name, found in runs.items()}
         comparisons = claim.judge(runs)
         counts = Counter(VERDICTS[holds] for _, holds in comparisons)
-        parts = [f"{word} ({n} of {counts.total()})" if len(counts) > 1 else word for word, n in counts.items()]
+        parts = [f"{word} ({n} of {counts.total()})" for word, n in counts.items()]
         texts = [text for text, _ in comparisons]
         if missing := [f"`{name}`" for name, found in runs.items() if not found]:
             texts.append(f"records missing: {', '.join(missing)}")

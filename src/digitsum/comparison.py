@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from scipy import stats
 from .checkpoints import write_json
 from .data import Data
 from .evaluation import Predictions, mean
-from .records import COMPARISON, TableError, load_records, read_comparison
+from .records import COMPARISON, TableError, load_records, published, read_comparison
 from .runs import provenance
 
 
@@ -34,13 +34,19 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
     path = Path(results) / data.source / COMPARISON
     earlier = _earlier(path, data.fingerprint)
     systems, answers, left_out = [], {}, {}
-    for name, record in _published(data.source, results).items():
+    experiments = groupby(
+        (record for record in load_records(results) if record["source"] == data.source),
+        key=lambda record: record["experiment"],
+    )
+    for name, record in ((name, published(seeds)) for name, seeds in experiments):
         system = {
             "experiment": name, "seed": record["seed"], "validation": record["metrics"]["val"]["accuracy"]["value"],
             "accuracy": record["metrics"].get(split, {}).get("accuracy", {}).get("value"),
         }  # fmt: skip
         if record["data"]["fingerprint"] != data.fingerprint:
             left_out[name] = "trained on other data"
+        elif (n := record["metrics"].get(split, {}).get("n")) != len(truth):
+            left_out[name] = f"measured on {n or 'no'} of {len(truth):,} strips only"
         elif "answers" in record:
             answers[name] = Predictions.unpacked(record["answers"])
         elif system not in earlier["systems"]:
@@ -89,20 +95,6 @@ def pair(first: Predictions, second: Predictions, truth: np.ndarray) -> dict[str
         "p": float(stats.binomtest(only_first, apart).pvalue) if apart else 1.0,
         "mae": mean(np.abs(first.values - truth) - np.abs(second.values - truth)),
     }
-
-
-def _published(source: str, results: str | Path) -> dict[str, dict[str, Any]]:
-    """The record of every experiment's published seed."""
-    best: dict[str, dict[str, Any]] = {}
-    for record in load_records(results):  # the lower seeds first
-        there = best.get(record["experiment"])
-        if record["source"] == source and (there is None or _validation(record) > _validation(there)):
-            best[record["experiment"]] = record
-    return best
-
-
-def _validation(record: dict[str, Any]) -> float:
-    return record["metrics"]["val"]["accuracy"]["value"]
 
 
 def _earlier(path: Path, fingerprint: str) -> dict[str, Any]:

@@ -53,7 +53,8 @@ LEFT_OPEN_A = (
 )
 LEFT_OPEN_E = (
     "The report gives the order of the layers and the choice by validation score; left open were widths, the kind of "
-    "attention (see CNNAttention), optimiser and length: Muon, one cycle up to 3e-3, batches of 64, 16 epochs."
+    "attention (see `models/cnn_attention.py`), optimiser and length: Muon, one cycle up to 3e-3, batches of 64, 16 "
+    "epochs."
 )
 LEFT_OPEN_B = "The report gives all settings for classification; the input's scaling is that of the ImageNet weights."
 
@@ -148,7 +149,7 @@ _further = [
     Experiment(
         "most_common", "classification", label="most_common", report="this repository",
         left_open="What no report states and every number needs beside it: one step of gradient descent over all "
-        "strips at once counts their sums (see MostCommon).",
+        "strips at once counts their sums (see `models/most_common.py`).",
         epochs=1, batch_size=100_000, optimizer="sgd", lr=1.0,
     ),
     Experiment(
@@ -162,7 +163,8 @@ _further = [
     Experiment(
         "tesseract", "text", label="ocr", report="E",
         left_open="The report names pytesseract, and that the digits read are summed; how strips are brought to it was "
-        "left open: see Tesseract, with settings chosen on validation strips. Where nothing is read, the sum is 0.",
+        "left open: see `models/tesseract.py`, with settings chosen on validation strips. Where nothing is "
+        "read, the sum is 0.",
         model_args={"mode": 7, "scale": 0.75, "border": 10}, epochs=0, supervision="nothing",
     ),
     Experiment(

@@ -87,6 +87,10 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "left_open": left_open(records),
         "commands": _commands(records),
         "studies": _studies(studies, records),
+        "start_helps": _start_helps(studies, records),
+        "ablations_in_float32": sum(
+            not seed["hardware"]["bfloat16"] for seeds in studies.get("ablations", {}).values() for seed in seeds
+        ),
         "task": _task(),
         "generator": [
             [name, theirs, _measured(name, seen["generator"][name]), where] for name, theirs, where in COURSE
@@ -134,8 +138,9 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "learned": learned_from(first),
         "settings": ", ".join([
             f"{settings['optimizer']} at {settings['lr']:g}", f"batches of {settings['batch_size']}",
-            f"{settings['epochs']} epochs", *(["augmented"] if settings["augment"] else []),
-        ]),
+            f"{settings['epochs']} epoch" + "s" * (settings["epochs"] > 1),
+            *(["augmented"] if settings["augment"] else []),
+        ]) if settings["epochs"] else "nothing is trained",
         "augmented": settings["augment"] is not None,
         "sharpened": bool((settings["augment"] or {}).get("sharpen")),
         "note": departures(first),
@@ -264,6 +269,16 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
     return found
 
 
+def _start_helps(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Sequence[Record]) -> bool | None:
+    """Whether every seed with the start-up reads more unseen strips than any without; None where it was not studied."""
+    without = studies.get("ablations", {}).get("no_start", [])
+    both = [
+        [seed["metrics"]["unseen"]["accuracy"] for seed in seeds]
+        for seeds in (unchanged(records, STUDIES["ablations"].base), without)
+    ]
+    return _order(*map(_range, both)) > 0 if all(both) else None
+
+
 def _validation(seeds: Sequence[Record]) -> list[float]:
     return [seed["metrics"]["val"]["accuracy"]["value"] for seed in seeds]
 
@@ -331,6 +346,7 @@ def _seen(seen: Record) -> dict[str, Any]:
     """What look.py measured, as text."""
     wrong = seen["errors"]
     return {
+        "seed": seen["seed"],
         "n": f"{seen['data']['strips']['unseen']:,}", "generator_n": f"{seen['generator']['n']:,}",
         "errors": f"{wrong['n']:,}", "sure": wrong["sure"], "sure_above": f"{100 * wrong['sure_above']:g} %",
         "one_digit_share": f"{100 * wrong['one_digit'] / max(wrong['n'], 1):.0f} %",

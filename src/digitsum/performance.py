@@ -92,7 +92,8 @@ def _below(part: str, records: Sequence[Record]) -> list[str]:
     """A picture where there is one, and what the numbers were measured with."""
     measured = (
         f"{hardware_words(r['hardware'])}: torch {p['versions']['torch']}, commit `{p['commit']}`, {p['date']}, "
-        + f"{p['repeats']} repeats, " * (part != "accuracy")  # whose trainings are made once
+        # Trainings to an accuracy are made once, and for so long at most.
+        + (f"up to {p['minutes']:g} minutes a training, " if part == "accuracy" else f"{p['repeats']} repeats, ")
         + f"source {p['source']}"
         for r in records
         for p in [r["parts"][part]]

@@ -27,10 +27,10 @@ STYLE: Any = {
 WIDTH = 10.5  # inches: a notebook's column
 # Okabe and Ito's palette without its yellow, which readers with any colour vision can tell apart
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+ORANGE, SKY, BLACK, WINE = "#E69F00", "#56B4E9", "#000000", "#882255"
 LOOKS = {  # the colour and the marker of what a name begins with, up to its first "-"
     "baseline_cnn": (BLUE, "o"), "cnn_attention": (VERMILION, "o"), "resnet50": (GREEN, "o"), "reader": (PURPLE, "D"),
-    "reader_small": (PURPLE, "o"),
+    "reader_small": (WINE, "o"),
     "cnn3_dropout": (BLUE, "s"), "cnn2_dropout": (BLUE, "v"), "cnn2_linear": (BLUE, "^"),
     "cnn_no_attention": (ORANGE, "^"), "cnn_attention_several": (BLACK, "s"), "cnn_attention_between": (SKY, "v"),
     "vgg16_frozen": (GREEN, "^"), "vit": (GREEN, "s"), "ocr": (ORANGE, "s"), "yolo": (ORANGE, "D"),

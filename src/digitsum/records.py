@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,11 @@ def in_rows(records: Sequence[Record]) -> list[list[Record]]:
     for record in records:
         rows.setdefault(json.dumps([record["experiment"], record["changed"]], sort_keys=True), []).append(record)
     return list(rows.values())
+
+
+def published(seeds: Iterable[Record]) -> Record:
+    """The record of the seed whose weights are published: the best on validation, of equals the lowest."""
+    return max(seeds, key=lambda record: (record["metrics"]["val"]["accuracy"]["value"], -record["seed"]))
 
 
 def trained_on(record: Record) -> int:

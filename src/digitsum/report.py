@@ -20,7 +20,7 @@ from .checkpoints import read_metadata, replacing, write_json
 from .data import mnist_is_there
 from .facts import by_variant, compared, facts_json, mean
 from .look import look, save
-from .records import Record, load_records, load_studies, trained_on, unchanged
+from .records import Record, load_records, load_studies, published, trained_on, unchanged
 from .studies import READER, STUDIES
 
 LOOK = Path("report") / "mnist.json"  # below results/: what look.py measured
@@ -105,7 +105,11 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
     height = 2.4 * len(set(objectives.values()))
     save(plots.curves(histories, objectives), folder / "curves.pdf", 9.6, height)
     if "calibration" in studies:
-        measured = studies["calibration"][READER][0]["measured"]
+        best = published(unchanged(records, READER))["seed"]
+        measured = next(
+            (record["measured"] for record in studies["calibration"][READER] if record["seed"] == best),
+            studies["calibration"][READER][0]["measured"],
+        )
         diagrams = {
             words: Reliability(*np.transpose(measured[way]["reliability"]))
             for way, words in (("plain", "as it is"), ("tempered", "with one temperature"))

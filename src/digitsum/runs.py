@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from . import distributed, extras
 from .calibration import fit_offset
@@ -97,7 +98,8 @@ def run_experiment(
     last = build(replace(experiment, weights=None))
     last.load_state_dict(run.last)
     save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
-    record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
+    with FileLock(run_folder.with_name(f"{name}.lock")):  # runs of other seeds may end at the same moment
+        record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
     write_record(record, record_path)
     state_path.unlink(missing_ok=True)
     return record
@@ -124,10 +126,11 @@ def measure_again(model: StripModel, path: str | Path, data: Data, results: str 
     folder = folder_name(data.source, about.get("preset", "full"))
     record_path = Path(results) / folder / f"{about.get('experiment')}-seed{about.get('seed')}.json"
     record = recorded(record_path, about.get("settings", {}), data.fingerprint)
-    if record is None or record["metrics"]["val"] != about["validation"]:
+    made = ("commit", "versions")
+    if record is None or about["validation"] is None or any(record[key] != about.get(key) for key in made):
         raise CheckpointError(
-            f"{record_path} is not the record of {path}: their settings, data or figures on validation differ. Only "
-            "figures of the same weights can be renewed; train them again."
+            f"{record_path} is not the record of {path}: their settings, data, commit or versions differ, or these are "
+            "not the run's best weights. Only figures of the same weights can be renewed; train them again."
         )
     record |= _figures(model, Experiment(**about["settings"]), data)
     record["measured"] = provenance(next(model.parameters()).device)
@@ -229,7 +232,7 @@ def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
         except CheckpointError:  # damaged, or of an earlier format
             there = {}
         if not same_run(there, about):
-            done += f"; what was there is now {_set_aside(path)}"
+            done += f"; what was there is now {set_aside(path)}"
         elif there["seed"] != run.seed and (_accuracy(there), -there["seed"]) > (_accuracy(about), -run.seed):
             return f"{path.name} keeps seed {there['seed']}, which is better on validation, or as good and lower"
     save_checkpoint(run.model, path, **about)
@@ -249,7 +252,7 @@ def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON; one of a run with other settings or on other data is set aside."""
     if path.exists() and recorded(path, record["settings"], record["data"]["fingerprint"]) is None:
-        _set_aside(path)
+        set_aside(path)
     write_json(record, path)
 
 
@@ -276,7 +279,7 @@ def _accuracy(about: dict[str, Any]) -> float:
     return about["validation"]["accuracy"]["value"]
 
 
-def _set_aside(path: Path) -> Path:
+def set_aside(path: Path) -> Path:
     """Move a file into the folder `replaced` beside it, under a number of its own."""
     folder = path.parent / "replaced"
     folder.mkdir(exist_ok=True)

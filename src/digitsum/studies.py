@@ -28,7 +28,7 @@ from .models.cut_digits import cells, joined
 from .models.ensemble import Ensemble
 from .models.reader import SHIFTS, Reader
 from .pseudo_labels import label_digits
-from .runs import circumstances, commit, record_of, recorded, settings_digest, write_record
+from .runs import circumstances, commit, record_of, recorded, same_run, settings_digest, write_record
 from .training import train
 
 READER = "reader"  # the experiment that is studied
@@ -150,7 +150,10 @@ def _cut_digits(reader: Experiment) -> list[Variant]:
     }
     if reader.augment:
         augmented = ours | {"augment": AugmentEachDigit(**vars(reader.augment))}
-        networks[f"{reader.name}_augmented"] = ("the same, each digit augmented as the reader's strips are", augmented)
+        networks[f"{reader.name}_augmented"] = (
+            f"the network of `{reader.name}`, each digit augmented as the reader's strips are",
+            augmented,
+        )
     return [
         _variant(reader, f"{name}-{n}", f"{n:,} sums: {what}.", **changes, **_same_steps(reader, n))
         for n in (5_000, CUT_SUMS)
@@ -377,12 +380,12 @@ def run_study(
     if study.measure:
         weights = Path(models) / data.source
         if study.together:
-            several = checkpoints or sorted(weights.glob(f"runs/{READER}-seed*/best.safetensors"))
+            several = checkpoints or _trained_alike(weights)
             if len(several) < 2:
                 raise CheckpointError(
-                    f"The study {name} needs the weights of several readers, and {weights / 'runs'} holds those of "
-                    f"{len(several)}. Train some: python -m digitsum train {READER} --source {data.source} --preset "
-                    "full --seed 0 1 2; or name them by --checkpoint."
+                    f"The study {name} needs the weights of several readers, trained as the published one, and "
+                    f"{weights / 'runs'} holds those of {len(several)}. Train some: python -m digitsum train {READER} "
+                    f"--source {data.source} --preset full --seed 0 1 2; or name them by --checkpoint."
                 )
             yield _measured(name, study.measure, several, data, place, root, folder)
         else:
@@ -408,6 +411,17 @@ def run_study(
             yield path, record
 
 
+def _trained_alike(folder: Path) -> list[Path]:
+    """Weights of the reader's runs that differ from the published ones by their seed at most, one file for each."""
+    published = folder / f"{READER}.safetensors"
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob(f"runs/{READER}-seed*/best.safetensors")) if published.exists() else []:
+        about = read_metadata(path)
+        if same_run(about, read_metadata(published)):
+            found.setdefault(about["seed"], path)
+    return [found[seed] for seed in sorted(found)]
+
+
 def _measured(
     name: str,
     measure: Measure,
@@ -420,6 +434,10 @@ def _measured(
     """The record of measuring one reader, or several together, which says whose weights it measured."""
     each = [read_metadata(checkpoint) for checkpoint in checkpoints]
     for checkpoint, about in zip(checkpoints, each, strict=True):
+        if about.get("experiment", READER) != READER:  # weights of the first version do not tell
+            raise CheckpointError(
+                f"{checkpoint} holds weights of {about['experiment']}; the study {name} is of {READER}'s"
+            )
         if about["data"] != data.fingerprint:
             raise CheckpointError(
                 f"{checkpoint} was trained on other strips than these, and those called unseen may have been among "
@@ -427,7 +445,7 @@ def _measured(
             )
     about, weights = each[0], " ".join(about["digest"] for about in each)
     path = folder / f"{READER}-seed{about['seed']}.json"
-    settings = about.get("settings", {})  # weights of the first version do not tell theirs
+    settings = about.get("settings", {})  # which they do not tell either
     record = recorded(path, settings, data.fingerprint)
     if record is None or record["weights"] != weights:
         started = time.perf_counter()

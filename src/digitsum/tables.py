@@ -256,6 +256,8 @@ def _code(record: Record) -> str:
     """What it was trained with, and where its figures were measured again since, the commit of that."""
     commit = f"`{record['commit']}`, " if record["commit"] else ""
     measured = f"; measured again at `{record['measured']['commit']}`" if "measured" in record else ""
+    if measured and record["measured"]["hardware"] != record["hardware"]:
+        measured += f" on {hardware_words(record['measured']['hardware'])}"
     return f"{commit}torch {record['versions']['torch']}{measured}"
 
 
@@ -473,6 +475,8 @@ def _trained(name: str, records: Sequence[Record], base: Sequence[Record]) -> st
         f"Right sums of {n:,} {SPLITS[split]} strips; data `{data}`. One seed: 95 % interval; several: mean ± standard "
         "deviation over them, and the worst."
     )
+    if plain := sum(not record["hardware"]["bfloat16"] for record in records):
+        below += f" {plain} of {len(records)} runs were on a processor that is not fast in bfloat16, and so in float32."
     return f"{markdown_table(header, rows)}\n\n{below}"
 
 
