@@ -46,7 +46,7 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
         if record["data"]["fingerprint"] != data.fingerprint:
             left_out[name] = "trained on other data"
         elif (n := record["metrics"].get(split, {}).get("n")) != len(truth):
-            left_out[name] = f"measured on {n or 'no'} of {len(truth):,} strips only"
+            left_out[name] = f"measured on {n or 0:,} of {len(truth):,} strips only"
         elif "answers" in record:
             answers[name] = Predictions.unpacked(record["answers"])
         elif system not in earlier["systems"]:

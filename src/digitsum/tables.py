@@ -280,8 +280,15 @@ def _comparison(comparison: Record) -> str:
         "p",
         "MAE, difference",
     ]
-    out = "; ".join(f"`{name}`: {why}" for name, why in comparison["left_out"].items())
-    return markdown_table(header, rows) + (f"\n\nNot compared: {out}." if out else "")
+    below = []
+    if out := "; ".join(f"`{name}`: {why}" for name, why in comparison["left_out"].items()):
+        below.append(f"Not compared: {out}.")
+    if kept := [each["commit"] for each in comparison["pairs"] if "commit" in each]:
+        at = ", ".join(f"`{commit}`" for commit in dict.fromkeys(kept))
+        below.append(
+            f"{len(kept)} of {len(rows)} pairs were compared before records told answers, from weights, at {at}."
+        )
+    return "\n\n".join([markdown_table(header, rows), *below])
 
 
 def _peers(records: Sequence[Record]) -> str:
