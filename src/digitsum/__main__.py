@@ -110,7 +110,8 @@ def _side_by_side(
         except BrokenProcessPool:  # none goes on
             print(
                 f"digitsum: {name}, seed {seed}: a process was killed, as where memory runs out, and all ended with "
-                "it. Run it again with fewer --processes: what is done is on record, and what was begun goes on",
+                "it. Run it again with fewer --processes; what was begun goes on, and `train --missing` "
+                "leaves out what is done",
                 file=sys.stderr,
             )
             return 1
@@ -150,13 +151,7 @@ def _reproduce(options: argparse.Namespace) -> int:
                 row.experiment, data, seed=row.seed, device=options.device, preset_name=options.preset,
                 on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
             )  # fmt: skip
-        except (
-            CheckpointError,
-            DataError,
-            ExtraError,
-            TrainingError,
-            WeightsError,
-        ) as error:  # the others do not depend on it
+        except (CheckpointError, DataError, ExtraError, TrainingError, WeightsError) as error:  # the others go on
             faults.append(f"{row.experiment} seed {row.seed}: {error}")
             continue
         accuracy = percent(record["metrics"]["val"]["accuracy"])
