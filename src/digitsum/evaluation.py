@@ -86,10 +86,8 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
         raise InputError(f"images must be (N, {HEIGHT}, W) uint8, black background; got {images.shape} {images.dtype}")
     if images.shape[2] < MIN_WIDTH or images.shape[2] != (model.width or images.shape[2]):
         wanted = model.width or f"at least {MIN_WIDTH}"
-        raise InputError(
-            f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}; readers take any "
-            f"width from {MIN_WIDTH} on"
-        )
+        hint = f"; readers take any width from {MIN_WIDTH} on" if model.width else ""
+        raise InputError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}{hint}")
     parts = [Predictions(np.empty(0), np.empty(0, np.int64))]  # of no images there would be none
     order = np.empty(0, np.int64)
     for rows, batch in inputs(model, images):
