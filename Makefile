@@ -22,10 +22,10 @@ setup: $(READY)  ## install everything into .venv
 
 run: $(READY)  ## train and evaluate: execute both notebooks into build/
 	@mkdir -p build
-	@echo "Executing training.ipynb: about 10 minutes on two CPU cores. Nothing is shown here until it ends;"
+	@echo "Executing training.ipynb: 7 to 13 minutes on two CPU cores. Nothing is shown here until it ends;"
 	@echo "the weights appear one by one under models/."
 	@$(EXECUTE) training.ipynb --output-dir build
-	@echo "Executing inference.ipynb: up to 3 minutes."
+	@echo "Executing inference.ipynb: up to 4 minutes."
 	@$(EXECUTE) inference.ipynb --output-dir build
 	@$(BIN)/jupyter nbconvert --log-level WARN --to html $(addprefix build/,$(NOTEBOOKS))
 	@echo "Done. Look at build/training.html and build/inference.html in a browser (or build/*.ipynb in Jupyter);"
@@ -47,7 +47,7 @@ lint: $(READY)  ## check style, format and types
 
 notebooks: $(READY)  ## execute both notebooks in place, for the committed outputs
 	@for notebook in $(NOTEBOOKS); do \
-		echo "Executing $$notebook in place: minutes on a GPU, up to 10 minutes on two CPU cores"; \
+		echo "Executing $$notebook in place: minutes on a GPU, up to 13 minutes on two CPU cores"; \
 		$(EXECUTE) $(NEUTRAL) --inplace $$notebook || exit 1; \
 	done
 
