@@ -190,8 +190,8 @@ def _predict(options: argparse.Namespace) -> int:
         try:
             predicted = predictions(model, read_strips(path))
         except (ImageError, InputError, OSError) as error:  # the others can still be read
-            named = str(error) if str(path) in str(error) else f"{path}: {error}"
-            print(f"digitsum: {named}", file=sys.stderr)
+            about = f"{path}: " * isinstance(error, InputError)  # the others name the file themselves
+            print(f"digitsum: {about}{error}", file=sys.stderr)
             failed = True
             continue
         likely = np.exp(predicted.log_p)

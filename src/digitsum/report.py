@@ -105,11 +105,9 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
     height = 2.4 * len(set(objectives.values()))
     save(plots.curves(histories, objectives), folder / "curves.pdf", 9.6, height)
     if "calibration" in studies:
-        best = published(unchanged(records, READER))["seed"]
-        measured = next(
-            (record["measured"] for record in studies["calibration"][READER] if record["seed"] == best),
-            studies["calibration"][READER][0]["measured"],
-        )
+        best = published(next(seeds for seeds in rows if seeds[0]["experiment"] == READER))["seed"]
+        found = {record["seed"]: record["measured"] for record in studies["calibration"][READER]}
+        measured = found.get(best, next(iter(found.values())))
         diagrams = {
             words: Reliability(*np.transpose(measured[way]["reliability"]))
             for way, words in (("plain", "as it is"), ("tempered", "with one temperature"))

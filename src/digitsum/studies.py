@@ -413,11 +413,14 @@ def run_study(
 
 def _trained_alike(folder: Path) -> list[Path]:
     """Weights of the reader's runs that differ from the published ones by their seed at most, one file for each."""
-    published = folder / f"{READER}.safetensors"
+    path = folder / f"{READER}.safetensors"
+    if not path.exists():
+        return []
+    published = read_metadata(path)
     found: dict[int, Path] = {}
-    for path in sorted(folder.glob(f"runs/{READER}-seed*/best.safetensors")) if published.exists() else []:
+    for path in sorted(folder.glob(f"runs/{READER}-seed*/best.safetensors")):
         about = read_metadata(path)
-        if same_run(about, read_metadata(published)):
+        if same_run(about, published):
             found.setdefault(about["seed"], path)
     return [found[seed] for seed in sorted(found)]
 
