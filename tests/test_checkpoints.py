@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from digitsum import checkpoints
 from digitsum.checkpoints import (
     FORMAT,
     CheckpointError,
@@ -103,6 +102,12 @@ class Evil:
 
 
 # Checkpoints
+
+
+def test_weights_can_be_read_by_whoever_reads_other_files(path: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
 
 
 def test_round_trip(path, model):
@@ -253,14 +258,14 @@ def failing(*arguments, **options):
     """Stands in for a function that writes a file, on a disk that is full half-way."""
     for argument in arguments:
         if isinstance(argument, Path):
-            argument.write_bytes(b"half of it")
+            argument.write_text("half of it")
     raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "state"])
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(what, path, state_path, model, monkeypatch):
     before = {file: file.read_bytes() for file in (path, state_path)}
-    monkeypatch.setattr(checkpoints, "save_file", failing)
+    monkeypatch.setattr(Path, "write_bytes", failing)
     monkeypatch.setattr(torch, "save", failing)
     with pytest.raises(OSError, match="No space left"):
         if what == "checkpoint":
@@ -272,13 +277,13 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(what, path
 
 def test_a_file_is_never_seen_half_written(path, model, monkeypatch):
     """Until the last moment the old file is what others read."""
-    whole = checkpoints.save_file
+    whole = Path.write_bytes
 
     def look(*arguments, **options):
         whole(*arguments, **options)
         assert read_metadata(path)["seed"] == 3
 
-    monkeypatch.setattr(checkpoints, "save_file", look)
+    monkeypatch.setattr(Path, "write_bytes", look)
     save_checkpoint(model, path, **ABOUT | {"seed": 4})
     assert read_metadata(path)["seed"] == 4
     assert list(path.parent.iterdir()) == [path]

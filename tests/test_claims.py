@@ -146,3 +146,12 @@ def test_memorising_and_repeated_glyphs():
     flattered = record(REGRESSOR, 0.5)
     flattered["metrics"]["unseen"]["accuracy"] = share(1000, N)
     assert verdict("The split repeats", flattered) == "holds (1 of 1)"
+
+
+def test_an_experiment_is_named_once_for_all_its_seeds():
+    records = [record(name, 0.5, seed) for name in (REGRESSOR, CLASSIFIER) for seed in (0, 42)]
+    assert row("The split repeats", *records)[2:] == (
+        f"`{REGRESSOR}`, seed 0: 50.0 against 50.0 %; seed 42: 50.0 against 50.0 %; "
+        f"`{CLASSIFIER}`, seed 0: 50.0 against 50.0 %; seed 42: 50.0 against 50.0 %; records missing: `{ATTENTION}`",
+        "undecided (4 of 4)",
+    )

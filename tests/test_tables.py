@@ -258,6 +258,13 @@ def test_seeds_with_other_settings_have_a_row_of_their_own():
     assert len([row for row in rows if row.startswith(f"| `{NAMES[0]}`")]) == 2
 
 
+def test_seeds_in_float32_beside_others_in_bfloat16_are_counted():
+    slow, fast = record(seed=1), record(seed=0)
+    slow["hardware"]["bfloat16"] = False
+    assert "1 of 2 runs were" in render([fast, slow])["results-mnist"]
+    assert not any("float32" in render([each])["results-mnist"] for each in (fast, slow))
+
+
 def test_whole_predictions_have_no_ways_of_rounding():
     whole = record(accuracy=0.4)
     for measured in whole["metrics"].values():

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .extras import ExtraError
@@ -37,7 +37,7 @@ def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> 
     header = {"format": FORMAT, **metadata}
     header["digest"] = _digest(tensors, header)
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
+        temporary.write_bytes(save(tensors, {key: json.dumps(value) for key, value in header.items()}))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from .evaluation import share
@@ -14,7 +15,9 @@ from .training import ACCURACY_EVERY
 Record = dict[str, Any]
 Share = Mapping[str, float]  # {"value", "low", "high"}
 Runs = Mapping[str, Sequence[Record]]  # the records of each experiment
-Judged = list[tuple[str, bool | None]]  # each comparison in words, and whether the claim holds in it; None: undecided
+# Of each comparison: the experiment where the claim is of several, the rest in words, and whether the claim holds in it
+# (None: undecided).
+Judged = list[tuple[str, str, bool | None]]
 
 WORSE = 1.1  # a validation loss this many times its lowest has risen
 VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
@@ -41,9 +44,11 @@ def judged(records: Sequence[Record]) -> list[tuple[str, str, str, str]]:
         if claim.judge is not _pretraining:  # which compares only runs that were shortened alike
             runs = {name: [record for record in found if not record["changed"]] for name, found in runs.items()}
         comparisons = claim.judge(runs)
-        counts = Counter(VERDICTS[holds] for _, holds in comparisons)
+        counts = Counter(VERDICTS[holds] for *_, holds in comparisons)
         parts = [f"{word} ({n} of {counts.total()})" for word, n in counts.items()]
-        texts = [text for text, _ in comparisons]
+        texts = []
+        for name, of_it in groupby(comparisons, key=lambda comparison: comparison[0]):  # named once for all its seeds
+            texts.append((f"`{name}`, " if name else "") + "; ".join(text for _, text, _ in of_it))
         if missing := [f"`{name}`" for name, found in runs.items() if not found]:
             texts.append(f"records missing: {', '.join(missing)}")
         measured = "; ".join(texts) or "no two runs to compare on record"
@@ -82,7 +87,7 @@ def _beats(first: str, second: str, of: Callable[[Record], Share] = _validation)
 
     def judge(runs: Runs) -> Judged:
         pairs = [(a, b) for a in runs[first] for b in runs[second] if a["seed"] == b["seed"]]
-        return [(f"seed {a['seed']}: {_percents(of(a), of(b))}", _above(of(a), of(b))) for a, b in pairs]
+        return [("", f"seed {a['seed']}: {_percents(of(a), of(b))}", _above(of(a), of(b))) for a, b in pairs]
 
     return judge
 
@@ -91,7 +96,7 @@ def _pretraining(runs: Runs) -> Judged:
     """Runs from published weights against runs from a random start that share all other settings."""
     pairs = [(a, b) for records in runs.values() for a in records for b in records]
     return [
-        (f"{a['settings']['epochs']} epochs: {_percents(with_, without)}", _above(with_, without))
+        ("", f"{a['settings']['epochs']} epochs: {_percents(with_, without)}", _above(with_, without))
         for a, b, with_, without in ((a, b, _validation(a), _validation(b)) for a, b in pairs)
         if a["weights"] != "none" and b["settings"] == a["settings"] | {"weights": None}
     ]
@@ -107,7 +112,7 @@ def _overfits(runs: Runs) -> Judged:
             losses = (
                 f"{lowest['val_loss']:.2f} after epoch {lowest['epoch']}, {last['val_loss']:.2f} after {last['epoch']}"
             )
-            comparisons.append((f"`{name}`, seed {record['seed']}: validation loss {losses}", rises))
+            comparisons.append((name, f"seed {record['seed']}: validation loss {losses}", rises))
     return comparisons
 
 
@@ -119,14 +124,14 @@ def _rounding(runs: Runs) -> Judged:
             metrics = record["metrics"]["val"]
             best = max(metrics["floor"], metrics["ceiling"], key=lambda each: each["value"])
             ways = ", ".join(f"{way} {_percents(metrics[way])}" for way in ("floor", "ceiling", "rounded"))
-            text = f"`{name}`, seed {record['seed']}: MSE {metrics['mse']['value']:.2f}, {ways}"
-            comparisons.append((text, _above(best, metrics["rounded"])))
+            text = f"seed {record['seed']}: MSE {metrics['mse']['value']:.2f}, {ways}"
+            comparisons.append((name, text, _above(best, metrics["rounded"])))
     return comparisons
 
 
 def _memorises(runs: Runs) -> Judged:
     return [
-        (f"seed {record['seed']}: {_percents(train, val)}", _above(train, val))
+        ("", f"seed {record['seed']}: {_percents(train, val)}", _above(train, val))
         for records in runs.values()
         for record in records
         for train, val in [(_last_epoch(record, "train"), _last_epoch(record, "val"))]
@@ -135,7 +140,7 @@ def _memorises(runs: Runs) -> Judged:
 
 def _repeats(runs: Runs) -> Judged:
     return [
-        (f"`{name}`, seed {record['seed']}: {_percents(test, unseen)}", _above(test, unseen))
+        (name, f"seed {record['seed']}: {_percents(test, unseen)}", _above(test, unseen))
         for name, records in runs.items()
         for record in records
         for test, unseen in [(record["metrics"][split]["accuracy"] for split in ("test", "unseen"))]

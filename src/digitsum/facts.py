@@ -30,6 +30,7 @@ from .tables import (
     departures,
     error_of,
     hardware_words,
+    in_float32,
     learned_from,
     left_open,
     mean_share,
@@ -88,9 +89,10 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "commands": _commands(records),
         "studies": _studies(studies, records),
         "start_helps": _start_helps(studies, records),
-        "ablations_in_float32": sum(
-            not seed["hardware"]["bfloat16"] for seeds in studies.get("ablations", {}).values() for seed in seeds
-        ),
+        "in_float32": {
+            "ablations": in_float32([seed for seeds in studies.get("ablations", {}).values() for seed in seeds]),
+            "systems": in_float32([seed for seeds in rows for seed in seeds]),
+        },
         "task": _task(),
         "generator": [
             [name, theirs, _measured(name, seen["generator"][name]), where] for name, theirs, where in COURSE
@@ -125,7 +127,6 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
     first = seeds[0]
     settings, splits = first["settings"], [split for split in SPLITS if split in first["metrics"]]
     shares = {split: [seed["metrics"][split]["accuracy"] for seed in seeds] for split in splits}
-    epochs = sorted(seed["best_epoch"] for seed in seeds)
     read = first.get("strings") or {}  # only a reader's strips are read digit by digit
     return {
         "name": first["experiment"],
@@ -149,9 +150,9 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "seeds_text": seeds_words(seeds),
         "parameters": f"{first['parameters']:,}",
         "millions": f"{first['parameters'] / 1e6:.2f}",
-        "best_epoch": f"{epochs[0]}–{epochs[-1]}" if epochs[0] < epochs[-1] else f"{epochs[0]}",
-        "minutes": f"{statistics.mean(seed['seconds']['train'] for seed in seeds) / 60:.1f}",
-        "hardware": hardware_words(first["hardware"]),
+        "best_epoch": _span([seed["best_epoch"] for seed in seeds]),
+        "minutes": _span([round(seed["seconds"]["train"] / 60) for seed in seeds]),
+        "hardware": "; ".join(dict.fromkeys(hardware_words(seed["hardware"]) for seed in seeds)),
         "text": {split: share_of(seeds, split) for split in splits},
         "short": {split: _percent(statistics.mean(s["value"] for s in shares[split])) for split in splits},
         "at": {split: statistics.mean(s["value"] for s in shares[split]) for split in splits},
@@ -160,6 +161,11 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "strings": {split: statistics.mean(s["strings"][split]["value"] for s in seeds) for split in read},
         "strings_text": {split: _percent(mean([s["strings"][split] for s in seeds])["value"]) for split in read},
     }  # fmt: skip
+
+
+def _span(values: Sequence[int]) -> str:
+    """The lowest and the highest value, "12–16"; a single number where they are the same."""
+    return "–".join(f"{value}" for value in sorted({min(values), max(values)}))
 
 
 def _marker(look: Mapping[str, str]) -> str:

@@ -177,6 +177,7 @@ def _results(records: Sequence[Record]) -> str:
     )
     if any(len(seeds) > 1 for seeds in in_rows(records)):
         below += " Where there are several seeds: mean ± standard deviation over them, and the worst."
+    below += in_float32(records)
     return "\n\n".join([markdown_table(header, rows), below, *_strings(records)])
 
 
@@ -420,6 +421,14 @@ def hardware_words(hardware: Mapping[str, Any]) -> str:
     return ", ".join(words + ["bfloat16"] * hardware["bfloat16"] + [f"{processes} processes"] * (processes > 1))
 
 
+def in_float32(records: Sequence[Record]) -> str:
+    """A sentence on the runs whose processor had them in float32 while others were in bfloat16; "" where all agree."""
+    plain = sum(not record["hardware"]["bfloat16"] for record in records)
+    if plain in (0, len(records)):
+        return ""
+    return f" {plain} of {len(records)} runs were on a processor that is not fast in bfloat16, and so in float32."
+
+
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", r"\|").split())
 
@@ -482,9 +491,7 @@ def _trained(name: str, records: Sequence[Record], base: Sequence[Record]) -> st
         f"Right sums of {n:,} {SPLITS[split]} strips; data `{data}`. One seed: 95 % interval; several: mean ± standard "
         "deviation over them, and the worst."
     )
-    if plain := sum(not record["hardware"]["bfloat16"] for record in records):
-        below += f" {plain} of {len(records)} runs were on a processor that is not fast in bfloat16, and so in float32."
-    return f"{markdown_table(header, rows)}\n\n{below}"
+    return f"{markdown_table(header, rows)}\n\n{below}{in_float32(records)}"
 
 
 def _counts(records: Sequence[Record]) -> str:
