@@ -65,6 +65,16 @@ def test_training_trains_the_core_experiments(training, folder):
     assert figures(training) == 3
 
 
+def test_training_leaves_out_what_is_on_record_where_asked_to(training, folder):
+    """Dates and all, the records are those of the first run."""
+    before = {path: path.read_bytes() for path in (folder / "results").rglob("*.json")}
+    (folder / "results" / "digits-smoke" / f"{CORE[0]}-seed0.json").unlink()
+    notebook = execute("training.ipynb", folder, MISSING_ONLY=True)
+    after = {path: path.read_bytes() for path in before}
+    assert [path.stem for path in before if after[path] != before[path]] == [f"{CORE[0]}-seed0"]
+    assert all(text(notebook).count(name) >= 4 for name in CORE)
+
+
 def test_inference_shows_every_experiment_that_was_trained(training, folder):
     notebook = execute("inference.ipynb", folder)
     assert "no weights" not in text(notebook) and "is not there" not in text(notebook)
