@@ -23,6 +23,7 @@ from .look import EDGES
 from .objectives import NUM_SUMS
 from .records import Record, in_rows, trained_on, unchanged
 from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
+from .reproduce import seeds_of
 from .studies import READER, STUDIES, variants_of
 from .tables import (
     SPLITS,
@@ -147,6 +148,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "note": departures(first),
         "departs": bool(first["changed"]),
         "seeds": len(seeds),
+        "seeded": len(seeds_of(first["experiment"], (0, 1))) > 1,
         "seeds_text": seeds_words(seeds),
         "parameters": f"{first['parameters']:,}",
         "millions": f"{first['parameters'] / 1e6:.2f}",
