@@ -372,10 +372,16 @@ def error_of(seeds: Sequence[Record], split: str, measure: str) -> str:
 
 def error_spread(seeds: Sequence[Entry]) -> str:
     """As `spread` for an error."""
+    worst = f", worst {max(seed['value'] for seed in seeds):.2f}" if len(seeds) > 1 else ""
+    return mean_error(seeds) + worst
+
+
+def mean_error(seeds: Sequence[Entry]) -> str:
+    """The same without the worst."""
     if len(seeds) == 1:
         return number(seeds[0])
     values = [seed["value"] for seed in seeds]
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}, worst {max(values):.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def seeds_words(seeds: Sequence[Record]) -> str:
