@@ -112,7 +112,7 @@ def _overfits(runs: Runs) -> Judged:
             losses = (
                 f"{lowest['val_loss']:.2f} after epoch {lowest['epoch']}, {last['val_loss']:.2f} after {last['epoch']}"
             )
-            comparisons.append((name, f"seed {record['seed']}: validation loss {losses}", rises))
+            comparisons.append((name, f"seed {record['seed']}: {losses}", rises))
     return comparisons
 
 
@@ -169,7 +169,8 @@ CLAIMS = (
     ),
     Claim("Pre-training helps, on validation", "B", ("resnet50-classification",), _pretraining),
     Claim(
-        "More epochs overfit", "B, D", ("cnn3_dropout-classification", "cnn2_dropout-regression", CLASSIFIER), _overfits
+        "More epochs overfit: lowest and last validation loss", "B, D",
+        ("cnn3_dropout-classification", "cnn2_dropout-regression", CLASSIFIER), _overfits,
     ),
     Claim(
         "Rounding to the nearest hurts, although the MSE is low", "D", ("cnn2_dropout-regression", ATTENTION), _rounding
