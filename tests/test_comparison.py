@@ -206,7 +206,8 @@ def test_the_table_shows_every_pair(published, comparison):
     for line, each in zip(lines, comparison["pairs"], strict=True):
         assert line.startswith(f"| `{each['better']}` | `{each['next']}` |")
         assert f"| {each['only_better']} | {each['only_next']} | {each['p']:.2g} |" in line
-    loaded["pairs"][0]["commit"] = "abcdef"
+    loaded["pairs"][0] |= {"commit": "abcdef", "p": 0.0}  # less than a float can be
+    assert "| < 1e-300 |" in render([], loaded)["comparison"]
     last = render([], loaded)["comparison"].split("\n\n")[-1]
     assert last == "1 of 2 pairs were compared before records told answers, from weights, at `abcdef`."
     assert "compare --source mnist" in render([], load_comparison(published / "nowhere", []))["comparison"]

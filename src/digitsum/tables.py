@@ -268,7 +268,12 @@ def _comparison(comparison: Record) -> str:
     rows = [
         [f"`{each['better']}`", f"`{each['next']}`"]
         + [f"{100 * accuracy[name]:.1f} %" for name in (each["better"], each["next"])]
-        + [f"{each['only_better']:,}", f"{each['only_next']:,}", f"{each['p']:.2g}", number(each["mae"])]
+        + [
+            f"{each['only_better']:,}",
+            f"{each['only_next']:,}",
+            f"{each['p']:.2g}" if each["p"] else "< 1e-300",
+            number(each["mae"]),
+        ]
         for each in comparison["pairs"]
     ]
     header = [
