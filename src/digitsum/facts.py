@@ -155,7 +155,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "millions": f"{first['parameters'] / 1e6:.2f}",
         "best_epoch": _span([seed["best_epoch"] for seed in seeds]),
         "minutes": _span([round(seed["seconds"]["train"] / 60) for seed in seeds]),
-        "hardware": "; ".join(dict.fromkeys(hardware_words(seed["hardware"]) for seed in seeds)),
+        "hardware": list(dict.fromkeys(hardware_words(seed["hardware"]) for seed in seeds)),
         "text": {split: share_of(seeds, split) for split in splits},
         "short": {split: _percent(statistics.mean(s["value"] for s in shares[split])) for split in splits},
         "at": {split: statistics.mean(s["value"] for s in shares[split]) for split in splits},
