@@ -47,7 +47,7 @@ lint: $(READY)  ## check style, format and types
 
 notebooks: $(READY)  ## execute both notebooks in place, for the committed outputs
 	@for notebook in $(NOTEBOOKS); do \
-		echo "Executing $$notebook in place: minutes on a GPU, up to 13 minutes on two CPU cores"; \
+		echo "Executing $$notebook in place: up to 13 minutes on two CPU cores"; \
 		$(EXECUTE) $(NEUTRAL) --inplace $$notebook || exit 1; \
 	done
 

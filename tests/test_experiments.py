@@ -58,8 +58,8 @@ def test_report_b_is_followed(objective):
 
 
 def test_presets():
-    assert list(PRESETS) == ["full", "quick", "smoke"]
-    with pytest.raises(UnknownNameError, match="'fast'; there are: full, quick, smoke"):
+    assert list(PRESETS) == ["full", "long", "quick", "smoke"]
+    with pytest.raises(UnknownNameError, match="'fast'; there are: full, long, quick, smoke"):
         preset(EXPERIMENTS["baseline_cnn-regression"], "fast")
 
 

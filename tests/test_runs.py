@@ -186,8 +186,8 @@ def test_the_limit_of_evaluation_is_kept(smoke, tiny):
 # Folders and presets
 
 
-def test_shortened_runs_have_folders_of_their_own():
-    folders = {"full": "mnist", "quick": "mnist-quick", "smoke": "mnist-smoke"}
+def test_only_full_runs_go_where_the_published_ones_are():
+    folders = {"full": "mnist", "long": "mnist-long", "quick": "mnist-quick", "smoke": "mnist-smoke"}
     assert {preset_name: folder_name("mnist", preset_name) for preset_name in folders} == folders
 
 
@@ -209,8 +209,8 @@ def test_a_full_run_writes_into_the_folder_of_its_source(smoke, tiny, tmp_path):
     assert (tmp_path / "models" / "digits" / f"{NAME}.safetensors").exists()
 
 
-def test_auto_is_full_on_cuda_and_quick_elsewhere():
-    devices = {"cuda": "full", "cpu": "quick", "mps": "quick"}
+def test_auto_is_long_on_cuda_and_quick_elsewhere():
+    devices = {"cuda": "long", "cpu": "quick", "mps": "quick"}
     assert {device: resolve_preset("auto", torch.device(device)) for device in devices} == devices
     assert resolve_preset("smoke", torch.device("cuda")) == "smoke"
 

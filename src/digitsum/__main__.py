@@ -346,7 +346,13 @@ def _parser() -> argparse.ArgumentParser:
         "train", parents=[data, device, runs], help="train experiments, save weights, write records"
     )
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
-    train.add_argument("--preset", default="auto", choices=["auto", *PRESETS], help="full: the report's settings")
+    train.add_argument(
+        "--preset",
+        default="auto",
+        choices=["auto", *PRESETS],
+        help="full: the settings of the reports; long: the same; quick, smoke: shortened. All but full write to "
+        "folders of their own. auto: long on CUDA, otherwise quick (auto)",
+    )
     train.add_argument(
         "--seed",
         type=_natural,

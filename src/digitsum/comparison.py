@@ -24,9 +24,10 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
     too. What they answered stands in their records, so no weights are needed.
 
     Returns the record, also written to results/<source>/comparison.json: `systems` in the order of their accuracy,
-    `pairs` of neighbours (see `pair`), and `left_out`, with why. A run whose record tells no answers, since these were
-    not always kept, stays where it was in the comparison on record, as far as that is of the same run; a pair taken
-    over from there names the `commit` that compared it. Raises TableError for records that are not whole, and where
+    `pairs` of neighbours (see `pair`), and `left_out`, with why: a run that departs from its experiment's settings says
+    nothing of its system. A run whose record holds no answers, since these were not always kept, stays where it was in
+    the comparison on record, as far as that is of the same run; a pair taken over from there names the `commit` that
+    compared it. Raises TableError for records that are not whole, and where
     there are none.
     """
     split = "unseen" if data.unseen is not None else "test"
@@ -43,14 +44,14 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
             "experiment": name, "seed": record["seed"], "validation": record["metrics"]["val"]["accuracy"]["value"],
             "accuracy": record["metrics"].get(split, {}).get("accuracy", {}).get("value"),
         }  # fmt: skip
-        if record["data"]["fingerprint"] != data.fingerprint:
+        if record["changed"]:
+            left_out[name] = "departs from its settings"
+        elif record["data"]["fingerprint"] != data.fingerprint:
             left_out[name] = "trained on other data"
-        elif (n := record["metrics"].get(split, {}).get("n")) != len(truth):
-            left_out[name] = f"measured on {n or 0:,} of {len(truth):,} strips only"
         elif "answers" in record:
             answers[name] = Predictions.unpacked(record["answers"])
         elif system not in earlier["systems"]:
-            left_out[name] = "its record does not tell its answers"
+            left_out[name] = "its record holds no answers"
         if name not in left_out:
             systems.append(system)
     if not systems:
@@ -68,7 +69,7 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
         elif (better, other) in kept and all(system in earlier["systems"] for system in two):
             pairs.append(kept[better, other])
         else:
-            left_out[f"{better}, {other}"] = "one of the two records does not tell its answers"
+            left_out[f"{better}, {other}"] = "one of the two records holds no answers"
     record = {
         "source": data.source, "split": split, "n": len(truth),
         "data": {"fingerprint": data.fingerprint, "seed": data.seed},

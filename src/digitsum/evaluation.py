@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import statistics
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,3 +232,11 @@ def mean(values: np.ndarray) -> dict[str, float]:
         method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return {"value": float(values.mean()), "low": float(interval.low), "high": float(interval.high)}
+
+
+def over_seeds(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of value and interval over a network's seeds.
+
+    The interval is still that of a single seed: all read the same strips, so that together they are no larger sample.
+    """
+    return {key: statistics.mean(entry[key] for entry in entries) for key in ("value", "low", "high")}

@@ -75,6 +75,12 @@ def _attention(name: str, layers: str, **model_args: Any) -> Experiment:
     )  # fmt: skip
 
 
+_READER = Experiment(
+    "reader", "sum_likelihood", label="reader", report="this repository", left_open=LEFT_OPEN_READER,
+    model_args={"depths": (1, 1, 2, 1)}, crop=True, augment=BENT,
+    epochs=40, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.025,
+)  # fmt: skip
+
 _core = [
     Experiment(
         "baseline_cnn", "regression", report="A, C", left_open=LEFT_OPEN_A, select="loss",
@@ -100,16 +106,12 @@ _core = [
         "resnet50", "classification", report="B", left_open=LEFT_OPEN_B,
         weights="IMAGENET1K_V1", epochs=25, lr=5e-4,
     ),
-    Experiment(
-        "reader", "sum_likelihood", label="reader", report="this repository", left_open=LEFT_OPEN_READER,
-        model_args={"depths": (1, 1, 2, 1)}, crop=True, augment=BENT,
-        epochs=40, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.025,
-    ),
+    _READER,
 ]  # fmt: skip
 
 _further = [
     replace(
-        _core[-1], label="reader_small", model_args={"widths": (16, 32, 64), "depths": (1, 1, 2, 1)}, epochs=12,
+        _READER, label="reader_small", model_args={"widths": (16, 32, 64), "depths": (1, 1, 2, 1)}, epochs=12,
         left_open="The reader at half of its widths and 12 of its 40 epochs: what remains of it on a small budget.",
     ),
     Experiment(
@@ -179,9 +181,11 @@ _further = [
 EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _core + _further}
 CORE = tuple(row.name for row in _core)  # what training.ipynb trains; the others are trained by name or by `reproduce`
 
-# What a preset shortens, by model: "quick" trains CORE on two CPU cores within ten minutes, "smoke" is for tests.
+# What a preset shortens, by model: "full" and "long" nothing, "quick" trains CORE on two CPU cores within ten minutes,
+# "smoke" is for tests. Only the files of "full" are published ones; those of the others go to folders of their own.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
+    "long": {},
     "quick": {
         "baseline_cnn": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},
         "cnn_attention": {"epochs": 3, "train_limit": 12_000, "evaluate_limit": 3_000},

@@ -17,7 +17,7 @@ from . import extras, plots
 from .claims import judged
 from .compose import GLYPH, HEIGHT, MAX_GAP, MIN_GAP, WIDTH
 from .data import STRIPS
-from .evaluation import CONFIDENCE
+from .evaluation import CONFIDENCE, over_seeds
 from .experiments import EXPERIMENTS
 from .look import EDGES
 from .objectives import NUM_SUMS
@@ -162,7 +162,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "range": {split: _range(shares[split]) for split in splits},
         "errors": {measure: mean_error([s["metrics"]["test"][measure] for s in seeds]) for measure in ("mae", "mse")},
         "strings": {split: statistics.mean(s["strings"][split]["value"] for s in seeds) for split in read},
-        "strings_text": {split: _percent(mean([s["strings"][split] for s in seeds])["value"]) for split in read},
+        "strings_text": {split: _percent(over_seeds([s["strings"][split] for s in seeds])["value"]) for split in read},
     }  # fmt: skip
 
 
@@ -214,11 +214,6 @@ def _range(seeds: Sequence[Mapping[str, float]]) -> list[float]:
         return [seeds[0]["low"], seeds[0]["high"]]
     values = [seed["value"] for seed in seeds]
     return [min(values), max(values)]
-
-
-def mean(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over seeds of value and interval."""
-    return {key: statistics.mean(seed[key] for seed in seeds) for key in ("value", "low", "high")}
 
 
 def by_variant(studied: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
@@ -303,7 +298,7 @@ def _calibration(records: Sequence[Record]) -> dict[str, Any]:
         return seed["n"] * (1 - seed["accuracy"]["value"])
 
     certainty = average(lambda s: sum(mean * n for mean, _, n in s["plain"]["reliability"]) / s["n"])
-    accuracy = mean([seed["accuracy"] for seed in seeds])
+    accuracy = over_seeds([seed["accuracy"] for seed in seeds])
     ece = average(lambda s: s["plain"]["expected_calibration_error"])
     refused = average(lambda s: 1 - s["abstaining"]["n"] * (1 - s["abstaining"]["value"]) / max(wrong(s), 1))
     groups = [_range([seed["overlap"][k] for seed in seeds]) for k in range(len(seeds[0].get("overlap", [])))]

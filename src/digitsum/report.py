@@ -18,7 +18,8 @@ from . import plots
 from .calibration import Reliability
 from .checkpoints import read_metadata, replacing, write_json
 from .data import mnist_is_there
-from .facts import by_variant, compared, facts_json, mean
+from .evaluation import over_seeds
+from .facts import by_variant, compared, facts_json
 from .look import look, save
 from .records import Record, load_records, load_studies, published, trained_on, unchanged
 from .studies import READER, STUDIES
@@ -94,7 +95,7 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
     """The figures that need no strips, drawn from records."""
     rows = compared(records)
     entries = {
-        seeds[0]["experiment"]: mean([seed["metrics"]["unseen"]["accuracy"] for seed in seeds]) for seeds in rows
+        seeds[0]["experiment"]: over_seeds([seed["metrics"]["unseen"]["accuracy"] for seed in seeds]) for seeds in rows
     }
     save(plots.accuracies(entries), folder / "accuracies.pdf", 9, 0.8 + 0.25 * len(entries))
     whole = [seeds[0] for seeds in rows if seeds[0]["history"] and not seeds[0]["changed"]]

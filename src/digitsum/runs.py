@@ -38,7 +38,7 @@ TIMED = 1_000  # strips whose prediction is timed
 
 
 def folder_name(source: str, preset_name: str) -> str:
-    """The folder of a source's weights and records; shortened runs have their own and never replace published ones."""
+    """The folder of a source's weights and records; only those of the preset "full" replace published ones."""
     return source if preset_name == "full" else f"{source}-{preset_name}"
 
 
@@ -60,7 +60,7 @@ def run_experiment(
 
     Where such a run, with the same settings and data, has left its record already, it is made again, or not: `again`.
 
-    `preset_name` is one of PRESETS or "auto" (full on CUDA, otherwise quick); `changes` replaces single settings, and
+    `preset_name` is one of PRESETS or "auto" (long on CUDA, otherwise quick); `changes` replaces single settings, and
     the record says which. Where published weights cannot be had, `on_missing_weights` decides: "error" stops, "scratch"
     goes on from a random start, and weights and record say so.
 
@@ -189,16 +189,18 @@ def _timed(model: StripModel, strips: Strips) -> dict[str, float]:
 
 
 def resolve_preset(name: str, device: torch.device) -> str:
-    """What "auto" stands for: "full" on CUDA and "quick" elsewhere."""
-    return name if name != "auto" else ("full" if device.type == "cuda" else "quick")
+    """What "auto" stands for: "long" on CUDA and "quick" elsewhere."""
+    return name if name != "auto" else ("long" if device.type == "cuda" else "quick")
 
 
 def find_checkpoints(source: str, preset_name: str = "full", models: str | Path = "models") -> dict[str, Path | None]:
-    """Every experiment's published weights for a source: those of the preset, else of a full or a quick run, else None.
+    """Every experiment's weights for a source: those of the preset, else of a full, a long or a quick run, else None.
 
     None also where the model needs something that is not installed here.
     """
-    folders = [Path(models) / folder_name(source, name) for name in dict.fromkeys((preset_name, "full", "quick"))]
+    folders = [
+        Path(models) / folder_name(source, name) for name in dict.fromkeys((preset_name, "full", "long", "quick"))
+    ]
     return {
         name: next((path for folder in folders if (path := folder / f"{name}.safetensors").exists()), None)
         if not extras.missing(experiment.model)

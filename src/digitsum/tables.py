@@ -279,10 +279,10 @@ def _comparison(comparison: Record) -> str:
     header = [
         "better",
         "next",
-        "its accuracy",
-        "the next's",
+        "accuracy",
+        "accuracy of the next",
         "only it is right",
-        "only the next",
+        "only the next is",
         "p",
         "MAE, difference",
     ]
@@ -292,7 +292,7 @@ def _comparison(comparison: Record) -> str:
     if kept := [each["commit"] for each in comparison["pairs"] if "commit" in each]:
         at = ", ".join(f"`{commit}`" for commit in dict.fromkeys(kept))
         below.append(
-            f"{len(kept)} of {len(rows)} pairs were compared before records told answers, from weights, at {at}."
+            f"{len(kept)} of {len(rows)} pairs were compared from weights, before records held answers, at {at}."
         )
     return "\n\n".join([markdown_table(header, rows), *below])
 
