@@ -21,6 +21,7 @@ from digitsum.experiments import EXPERIMENTS
 from digitsum.studies import STUDIES
 from digitsum.training import build
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "baseline_cnn-classification"
 OF_EACH_KIND = [NAME, "cnn_attention-regression", "reader"]
 SMOKE = ["--source", "digits", "--preset", "smoke", "--device", "cpu"]
@@ -225,11 +226,11 @@ def test_faults_are_one_line(arguments, words, weights, workplace, capsys):
         assert_one_line(capsys.readouterr(), *words)
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "resnet"], ["predict", "a.png"], ["evaluate", "-x"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "resnet"], ["predict"], ["evaluate", "-x"]])
 def test_wrong_usage_is_explained(arguments, capsys):
     with pytest.raises(SystemExit) as refused:
         main(arguments)
-    assert refused.value.code == 2 and "usage: digitsum" in capsys.readouterr().err
+    assert refused.value.code == 2 and "usage: python -m digitsum" in capsys.readouterr().err
 
 
 def test_runs_as_a_module():
@@ -239,3 +240,17 @@ def test_runs_as_a_module():
     )
     assert run.stderr == ""
     assert all(command in run.stdout for command in ("train", "evaluate", "predict", "tables"))
+
+
+def test_the_example_of_the_readme(monkeypatch, capsys):
+    """The same digits and sums, and probabilities as near as processors agree, in bfloat16 and out of it."""
+    monkeypatch.chdir(REPOSITORY)
+    readme = Path("README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python -m digitsum (predict docs.*)$", readme, re.MULTILINE)
+    (expected,) = re.findall(r"^docs/example\.png\[0\]: .*$", readme, re.MULTILINE)
+    assert main([*command.split(), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out.strip()
+    percents = r"[\d.]+%"
+    assert re.sub(percents, "", printed) == re.sub(percents, "", expected)
+    shares = [[float(share[:-1]) for share in re.findall(percents, line)] for line in (printed, expected)]
+    assert shares[0] == pytest.approx(shares[1], abs=3)

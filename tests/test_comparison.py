@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -114,6 +115,7 @@ def test_neighbours_in_the_ranking_are_compared(comparison, results):
             for system in (better, other)
         ]
         assert each["mae"]["value"] == pytest.approx(mae[0] - mae[1], abs=1e-5)
+    assert set(comparison["widening"]) == set(NAMES)
     assert {"hardware", "versions", "commit", "date"} <= set(comparison)
 
 
@@ -181,8 +183,12 @@ def test_without_records_it_says_how_to_make_some(tiny, tmp_path):
 def records_of(comparison: dict) -> list[dict]:
     return [
         {
-            "experiment": system["experiment"], "seed": system["seed"], "source": "mnist",
-            "data": comparison["data"], "metrics": {"val": {"accuracy": {"value": system["validation"]}}},
+            "experiment": system["experiment"], "seed": system["seed"], "source": "mnist", "changed": {},
+            "data": comparison["data"],
+            "metrics": {
+                split: {"accuracy": {"value": system[key]}}
+                for split, key in (("val", "validation"), (comparison["split"], "accuracy"))
+            },
         }
         for system in comparison["systems"]
     ]  # fmt: skip
@@ -212,11 +218,33 @@ def test_the_table_shows_every_pair(published, comparison):
     assert "compare --source mnist" in render([], load_comparison(published / "nowhere", []))["comparison"]
 
 
-@pytest.mark.parametrize("fault", ["other seed", "other weights", "other data", "cut", "a pair of none", "junk"])
+FAULTS = ("other seed", "better seed", "measured anew", "other weights", "other data", "none", "one more")
+
+
+def test_a_run_beside_those_compared_is_no_fault_where_it_is_worse_or_left_out(published, comparison):
+    records = records_of(comparison)
+    others = copy.deepcopy(records[0]), copy.deepcopy(records[0]), copy.deepcopy(records[0])
+    others[0]["seed"], others[0]["metrics"]["val"]["accuracy"]["value"] = 7, -1.0
+    others[1]["seed"], others[1]["metrics"]["val"]["accuracy"]["value"] = 8, 1.0
+    others[1]["changed"] = {"epochs": [15, 1]}
+    others[2]["experiment"] = "ocr"
+    assert load_comparison(published, [*records, *others])["systems"] == comparison["systems"]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "cut", "a pair of none", "junk"])
 def test_a_comparison_of_other_weights_than_the_records_is_refused(fault, published, comparison):
     records, path = records_of(comparison), published / "mnist" / COMPARISON
     if fault == "other seed":
         records[0]["seed"] = 7
+    elif fault == "better seed":
+        records.append(copy.deepcopy(records[0]) | {"seed": 7})
+        records[-1]["metrics"]["val"]["accuracy"]["value"] = 1.0
+    elif fault == "measured anew":
+        records[0]["metrics"]["unseen"]["accuracy"]["value"] += 0.01
+    elif fault == "none":
+        del records[0]
+    elif fault == "one more":
+        records.append(copy.deepcopy(records[0]) | {"experiment": "cnn2_linear-regression"})
     elif fault == "other weights":
         records[0]["metrics"]["val"]["accuracy"]["value"] += 0.01
     elif fault == "other data":

@@ -32,6 +32,7 @@ def test_the_same_strips_on_every_platform():
 def test_a_strip_is_its_glyphs_at_its_corners(n, digits, count, seed):
     glyphs, _ = synthetic(count)
     drawn = compose(glyphs, np.arange(count), n, seed=seed, digits=digits)  # labelled by index: names the glyph drawn
+    np.testing.assert_array_equal(drawn.glyphs, drawn.digits)
     expected = np.zeros((n, HEIGHT, digits * DIGIT_WIDTH), np.uint8)
     for image, row, corners in zip(expected, drawn.digits, drawn.corners, strict=True):
         for glyph, (top, left) in zip(row, corners, strict=True):

@@ -22,11 +22,13 @@ from digitsum.evaluation import (
     confusion,
     evaluate,
     metrics,
+    over_seeds,
     predict,
     predictions,
     share,
     sight,
     strings_read,
+    widening,
 )
 from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import Reading, sum_distribution
@@ -107,6 +109,44 @@ def test_means_have_about_the_interval_of_the_normal_law():
     half = 1.96 * math.sqrt(2) * 4 / math.sqrt(2000)  # the variance of a squared normal error is 2 sigma^4
     assert found["high"] - found["value"] == pytest.approx(half, rel=0.15)
     assert found["value"] - found["low"] == pytest.approx(half, rel=0.15)
+
+
+@given(
+    st.integers(2, 12).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.booleans(), min_size=n, max_size=n),
+            st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=n, max_size=n),
+        )
+    )
+)
+def test_strips_that_share_a_glyph_widen_the_interval_as_brute_force_says(case):
+    values, glyphs = map(np.array, case)
+    away = values - values.mean()
+    pairs = [(i, j) for i in range(len(values)) for j in range(len(values)) if i == j or {*glyphs[i]} & {*glyphs[j]}]
+    covariance = max(0.0, sum(away[i] * away[j] for i, j in pairs))
+    expected = math.sqrt(covariance / (away**2).sum()) if away.any() else 1.0
+    assert widening(values, glyphs) == pytest.approx(expected, abs=1e-7)
+
+
+def test_errors_that_follow_glyphs_widen_the_interval_and_others_do_not():
+    """As wide as the mean really scatters, over sets of glyphs drawn anew."""
+    rng = np.random.default_rng(0)
+    means, stated, chance = [], [], []
+    for _ in range(200):
+        hard = rng.random(500) < 0.01
+        glyphs = rng.integers(500, size=(300, 4))
+        right = ~hard[glyphs].any(axis=1)
+        means.append(right.mean())
+        stated.append(widening(right, glyphs) * right.std() / math.sqrt(300))
+        chance.append(widening(rng.permutation(right), glyphs))
+    assert np.sqrt(np.mean(np.square(stated))) == pytest.approx(np.std(means), rel=0.15)
+    assert np.mean(chance) == pytest.approx(1, abs=0.05)
+    assert np.std(means) > 1.3 * math.sqrt(np.mean(means) * (1 - np.mean(means)) / 300)
+
+
+def test_over_seeds_value_and_interval_are_means():
+    entries = [{"value": 0.2, "low": 0.1, "high": 0.3}, {"value": 0.4, "low": 0.2, "high": 0.7}]
+    assert over_seeds(entries) == pytest.approx({"value": 0.3, "low": 0.15, "high": 0.5})
 
 
 def test_the_same_predictions_have_the_same_metrics():

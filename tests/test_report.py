@@ -17,15 +17,15 @@ from test_tables import keep, record
 
 from digitsum import look, plots
 from digitsum.checkpoints import read_metadata, save_checkpoint
-from digitsum.compose import Strips, compose
-from digitsum.data import digit_glyphs
+from digitsum.compose import Strips
+from digitsum.data import source_glyphs
 from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import CORE, EXPERIMENTS
 from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, compared
 from digitsum.likelihood import Reading
 from digitsum.look import errors
 from digitsum.records import in_rows, load_records
-from digitsum.report import LOOK, ReportError, compile_paper, draw_charts, make_report
+from digitsum.report import LOOK, ReportError, _look, compile_paper, draw_charts, make_report
 from digitsum.reported import REPORTED
 from digitsum.tables import ranked
 from digitsum.training import build
@@ -106,11 +106,21 @@ def test_pictures_and_numbers_are_of_the_published_weights():
     assert errors["n"] == round(figures["n"] * (1 - figures["accuracy"]["value"]))
 
 
+def test_a_damaged_look_is_named_or_made_again(tmp_path, monkeypatch):
+    """Which takes MNIST."""
+    path, weights = tmp_path / "mnist.json", tmp_path / "reader.safetensors"
+    path.write_text('{"weights": ')
+    with pytest.raises(ReportError, match=r"mnist\.json is not valid JSON .*; restore it"):
+        _look(path, weights, tmp_path, tmp_path, redraw=False)
+    weights.touch()
+    monkeypatch.setattr("digitsum.report.mnist_is_there", lambda _: True)
+    monkeypatch.setattr("digitsum.report.look", lambda *_: {"weights": "anew"})
+    assert _look(path, weights, tmp_path, tmp_path, redraw=False) == {"weights": "anew"} == json.loads(path.read_text())
+
+
 def test_looking_draws_every_picture_and_counts_what_is_in_them(tiny, tmp_path, monkeypatch):
-    glyphs, labels = digit_glyphs()
     monkeypatch.setattr(look, "load_data", lambda *_: tiny)
-    monkeypatch.setattr(look, "mnist_glyphs", lambda *_, **__: (glyphs, labels))
-    monkeypatch.setattr(look, "STRIPS", 30)
+    monkeypatch.setattr(look, "mnist_glyphs", lambda *_, **__: source_glyphs("digits")[0])
     experiment = EXPERIMENTS["reader"]
     model = build(experiment).eval()
     save_checkpoint(
@@ -124,12 +134,16 @@ def test_looking_draws_every_picture_and_counts_what_is_in_them(tiny, tmp_path, 
     assert f"sum {tiny.unseen.sums[0]}" in pictures["strips"][0].extract_text()
     wrong = (predict(model, tiny.unseen.images) != tiny.unseen.sums).sum()
     assert found["errors"]["n"] == wrong > 0 and "read as" in pictures["errors"][0].extract_text()
-    strips, generator = compose(glyphs, labels, 30, seed=0), found["generator"]
-    assert generator["pixel mean"] == strips.images.mean() and generator["mean of the sums"] == strips.sums.mean()
-    ink = [np.flatnonzero(image.any(axis=0)) for image in strips.images]
+    generator, parts = found["generator"], (tiny.train, tiny.val, tiny.test)
+    images, sums = np.concatenate([part.images for part in parts]), np.concatenate([part.sums for part in parts])
+    assert generator["n"] == len(sums) and generator["mean of the sums"] == sums.mean()
+    assert generator["pixel mean"] == images.mean()
+    assert generator["pixel standard deviation"] == pytest.approx(images.std())
+    ink = [np.flatnonzero(image.any(axis=0)) for image in images]
     assert generator["left edge"][2] == round(np.median([columns[0] for columns in ink]))
     assert generator["right edge"][2] == round(np.median([columns[-1] for columns in ink]))
     assert 0 < generator["ink lost to overlap"] < 0.1
+    assert 0 <= found["widening"] < 5
 
 
 def test_no_result_is_typed_into_the_source():

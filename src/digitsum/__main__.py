@@ -39,17 +39,18 @@ from .evaluation import InputError
 from .experiments import PRESETS
 from .images import ImageError, read_strips
 from .many import run_alone, side_by_side, study_alone
-from .records import TableError
+from .records import STUDIED, TableError
 from .report import ReportError, make_report
 from .reproduce import plan
 from .runs import find_checkpoints, measure_again
-from .studies import SEEDS, STUDIES, run_study, variants_of
+from .studies import READER, SEEDS, STUDIES, run_study, variants_of
 from .tables import SPLITS, markdown_table, number, percent, renew
 
 EXPECTED = (
     CheckpointError, DataError, ExtraError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
     WeightsError, distributed.DeviceError,
 )  # fmt: skip
+PUBLISHED = Path("models") / STUDIED / f"{READER}.safetensors"  # which comes with the repository
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -325,7 +326,9 @@ def _device(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="digitsum", description="Read the sum of four touching handwritten digits.")
+    parser = argparse.ArgumentParser(
+        prog="python -m digitsum", description="Read the sum of four touching handwritten digits."
+    )
     commands = parser.add_subparsers(required=True)
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument("--source", default="auto", choices=SOURCES, help="where the strips come from (auto)")
@@ -355,6 +358,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--seed",
+        "--seeds",
         type=_natural,
         nargs="+",
         default=[0],
@@ -403,7 +407,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", parents=[device], help="print the sums of images")
     predict.add_argument("images", nargs="+", type=Path, help=".npy strips, or PNG or JPEG images of a row of digits")
-    predict.add_argument("--checkpoint", type=Path, required=True, help="weights to predict with")
+    predict.add_argument("--checkpoint", type=Path, default=PUBLISHED, help="weights to predict with (the reader's)")
     predict.set_defaults(run=_predict)
 
     study = commands.add_parser("study", parents=[data, device], help="vary the reader, or measure it, for the tables")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from scipy import stats
 
 from .checkpoints import write_json
 from .data import Data
-from .evaluation import Predictions, mean
-from .records import COMPARISON, TableError, load_records, published, read_comparison
+from .evaluation import Predictions, mean, widening
+from .records import COMPARISON, TableError, by_experiment, load_records, read_comparison
 from .runs import provenance
 
 
@@ -24,22 +24,19 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
     too. What they answered stands in their records, so no weights are needed.
 
     Returns the record, also written to results/<source>/comparison.json: `systems` in the order of their accuracy,
-    `pairs` of neighbours (see `pair`), and `left_out`, with why: a run that departs from its experiment's settings says
-    nothing of its system. A run whose record holds no answers, since these were not always kept, stays where it was in
-    the comparison on record, as far as that is of the same run; a pair taken over from there names the `commit` that
-    compared it. Raises TableError for records that are not whole, and where
-    there are none.
+    `pairs` of neighbours (see `pair`), `widening` of the intervals of systems whose answers are on record, for other
+    handwriting, and `left_out`, with why: a run that departs from its experiment's settings says nothing of its system.
+    A run whose record holds no answers, since these were not always kept, stays where it was in the comparison on
+    record, as far as that is of the same run; a pair taken over from there names the `commit` that compared it.
+    Raises TableError for records that are not whole, and where there are none.
     """
     split = "unseen" if data.unseen is not None else "test"
-    truth = data.splits[split].sums
+    truth, glyphs = data.splits[split].sums, data.splits[split].glyphs
     path = Path(results) / data.source / COMPARISON
     earlier = _earlier(path, data.fingerprint)
     systems, answers, left_out = [], {}, {}
-    experiments = groupby(
-        (record for record in load_records(results) if record["source"] == data.source),
-        key=lambda record: record["experiment"],
-    )
-    for name, record in ((name, published(seeds)) for name, seeds in experiments):
+    records = [record for record in load_records(results) if record["source"] == data.source]
+    for name, record in by_experiment(records).items():
         system = {
             "experiment": name, "seed": record["seed"], "validation": record["metrics"]["val"]["accuracy"]["value"],
             "accuracy": record["metrics"].get(split, {}).get("accuracy", {}).get("value"),
@@ -74,6 +71,11 @@ def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
         "source": data.source, "split": split, "n": len(truth),
         "data": {"fingerprint": data.fingerprint, "seed": data.seed},
         "systems": systems, "pairs": pairs, "left_out": left_out,
+        "widening": {
+            system["experiment"]: widening(answers[system["experiment"]].sums == truth, glyphs)
+            for system in systems
+            if glyphs is not None and system["experiment"] in answers
+        },
     } | provenance(torch.device("cpu"))  # fmt: skip
     write_json(record, path)
     return record

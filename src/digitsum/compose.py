@@ -22,25 +22,26 @@ MAX_SUM = 36  # four nines
 
 @dataclass(frozen=True, eq=False)
 class Strips:
-    """Images of digit strips with their sums; digits and corners are for evaluation only.
+    """Images of digit strips with their sums; digits, corners and glyphs are for evaluation only.
 
     Shapes: images (N, 40, W) uint8, black 0 to ink 255; sums (N,) int64; where the generator knows them,
-    digits (N, K) int64 from left to right and corners (N, K, 2) int64, the (top, left) pixel of each 28x28 glyph.
+    digits (N, K) int64 from left to right, corners (N, K, 2) int64, the (top, left) pixel of each 28x28 glyph, and
+    glyphs (N, K) int64, which of the glyphs that the strips are made of each is.
     """
 
     images: np.ndarray
     sums: np.ndarray
     digits: np.ndarray | None = None
     corners: np.ndarray | None = None
+    glyphs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.sums)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Strips:
         """The strips of a slice or an index array, in that order."""
-        digits = None if self.digits is None else self.digits[rows]
-        corners = None if self.corners is None else self.corners[rows]
-        return Strips(self.images[rows], self.sums[rows], digits, corners)
+        known = (part if part is None else part[rows] for part in (self.digits, self.corners, self.glyphs))
+        return Strips(self.images[rows], self.sums[rows], *known)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,7 +80,7 @@ def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple
             window = image[top : top + GLYPH, left : left + GLYPH]
             np.maximum(window, glyphs[glyph], out=window)
     values = labels[chosen].astype(np.int64)
-    return Strips(images, values.sum(axis=1), values, corners)
+    return Strips(images, values.sum(axis=1), values, corners, chosen)
 
 
 def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
@@ -95,7 +96,7 @@ def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple
     values = labels[chosen].astype(np.int64)
     corners = np.full((n, digits, 2), top)
     corners[:, :, 1] = GLYPH * np.arange(digits)
-    return Strips(images, values.sum(axis=1), values, corners)
+    return Strips(images, values.sum(axis=1), values, corners, chosen)
 
 
 def permutation(n: int, seed: int | tuple[int, ...]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import statistics
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
@@ -232,6 +233,22 @@ def mean(values: np.ndarray) -> dict[str, float]:
         method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return {"value": float(values.mean()), "low": float(interval.low), "high": float(interval.high)}
+
+
+def widening(values: np.ndarray, glyphs: np.ndarray) -> float:
+    """How many times wider the interval of a mean over strips is than if no two of them shared a glyph.
+
+    Strips with a glyph in common are read right or wrong together, so that for other handwriting a mean would differ by
+    more than for other strips of the same glyphs, which is what the intervals of this module are of. The variance is
+    that of all pairs of strips that share a glyph. Shapes: values (N,), glyphs (N, K).
+    Source: Aronow, Samii and Assenova, "Cluster-robust variance estimation for dyadic data".
+    """
+    n, k = glyphs.shape
+    holds = sparse.csr_array((np.ones(n * k), (np.repeat(np.arange(n), k), glyphs.ravel())))
+    together = (holds @ holds.T > 0).astype(float)  # each strip with itself among them
+    deviations = values - values.mean()
+    alone = float(deviations @ deviations)
+    return math.sqrt(max(0.0, float(deviations @ (together @ deviations))) / alone) if alone else 1.0
 
 
 def over_seeds(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import extras, plots
+from .augment import Augmentation
 from .claims import judged
 from .compose import GLYPH, HEIGHT, MAX_GAP, MIN_GAP, WIDTH
 from .data import STRIPS
@@ -21,11 +22,13 @@ from .evaluation import CONFIDENCE, over_seeds
 from .experiments import EXPERIMENTS
 from .look import EDGES
 from .objectives import NUM_SUMS
+from .pseudo_labels import SURE
 from .records import Record, in_rows, trained_on, unchanged
 from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
 from .reproduce import seeds_of
 from .studies import READER, STUDIES, variants_of
 from .tables import (
+    NOTHING,
     SPLITS,
     command,
     departures,
@@ -33,13 +36,13 @@ from .tables import (
     hardware_words,
     in_float32,
     learned_from,
-    left_open,
     mean_error,
     mean_share,
     ranked,
     seeds_words,
     share_of,
     spread,
+    study_command,
 )
 from .training import build
 
@@ -50,6 +53,7 @@ BLOCKS = {  # what is one row of a table of layers, though it is made of several
     "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
 }  # fmt: skip
 MARKERS = {"o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽"}  # of plots, filled and hollow, as characters
+AUGMENTATIONS = [f"no_{kind.name}" for kind in fields(Augmentation)]  # the ablations in which one is left out
 COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
 
 # What is known of the course's images, under the names of look.py's measurements, with where it is known from.
@@ -65,7 +69,9 @@ COURSE = (
 )
 
 
-def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any]) -> str:
+def facts_json(
+    records: Sequence[Record], seen: Record | None, studies: Mapping[str, Any], comparison: Record | None = None
+) -> str:
     """Everything that the paper says in numbers, as text ready to be set."""
     rows, records = compared(records), ranked(records)
     systems = {seeds[0]["experiment"]: _system(seeds) for seeds in rows}
@@ -77,6 +83,7 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
     ]
     runner_up = max(others, key=lambda system: system["at"]["val"], default=None)
     networks, variants = _networks(systems)
+    versions = [record["versions"] for record in records]
     facts = {
         "systems": systems,
         "reader": reader,
@@ -85,11 +92,17 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "theirs": [_beside(rows, stated) for stated in REPORTED.values()],
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
         "claims": judged(records),
+        "paired": _paired(comparison) if comparison else None,
+        "widening": _widening(comparison, seen),
         "layers": _stacks(networks),
         "variants": variants,
-        "left_open": left_open(records),
         "commands": _commands(records),
         "studies": _studies(studies, records),
+        "study_commands": {
+            name: study_command(name, [seed for seeds in studies.get(name, {}).values() for seed in seeds])
+            for name in STUDIES
+        },
+        "augmentation": _augmentation(studies, records),
         "start_helps": _start_helps(studies, records),
         "in_float32": {
             "ablations": in_float32([seed for seeds in studies.get("ablations", {}).values() for seed in seeds]),
@@ -103,8 +116,8 @@ def facts_json(records: Sequence[Record], seen: Record | None, studies: Mapping[
         "data": records[0]["data"] | {"strips": {SPLITS[k]: f"{n:,}" for k, n in records[0]["data"]["strips"].items()}},
         "most_seeds": max(system["seeds"] for system in systems.values()),
         "versions": {
-            package: ", ".join(sorted({record["versions"][package] for record in records}))
-            for package in records[0]["versions"]
+            package: ", ".join(sorted({each[package] for each in versions if package in each}))
+            for package in dict.fromkeys(package for each in versions for package in each)
         },
     }  # fmt: skip
     text = json.dumps(facts, ensure_ascii=False, indent=1)
@@ -167,8 +180,9 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
 
 
 def _span(values: Sequence[int]) -> str:
-    """The lowest and the highest value, "12–16"; a single number where they are the same."""
-    return "–".join(f"{value}" for value in sorted({min(values), max(values)}))
+    """The lowest and the highest value, "12–16", "−10 to 6"; a single number where they are the same."""
+    ends = [f"{value}".replace("-", "−") for value in sorted({min(values), max(values)})]
+    return ("–" if min(values) >= 0 else " to ").join(ends)
 
 
 def _marker(look: Mapping[str, str]) -> str:
@@ -200,7 +214,26 @@ def _beside(rows: Sequence[Sequence[Record]], stated: Reported) -> dict[str, Any
         "report": stated.report, "system": stated.system, "theirs": stated.whole, "ours": "; ".join(parts),
         "departs": bool(seeds) and bool(seeds[0]["changed"]),
         "note": f"learned from {learned_from(seeds[0])}" if told else "",
+        "differs": stated.differs if seeds and not seeds[0]["changed"] else "",
     }  # fmt: skip
+
+
+def _paired(comparison: Record) -> dict[str, Any]:
+    """How many neighbours in the ranking were compared strip by strip, and which could not be told apart."""
+    near = [pair for pair in comparison["pairs"] if pair["p"] >= 1 - CONFIDENCE]
+    return {
+        "n": len(comparison["pairs"]), "near": [[pair["better"], pair["next"], f"{pair['p']:.2g}"] for pair in near],
+        "p": f"{1 - CONFIDENCE:g}",
+    }  # fmt: skip
+
+
+def _widening(comparison: Record | None, seen: Record | None) -> dict[str, str]:
+    """How many times wider intervals are for other handwriting: of the reader, and the span over the other systems."""
+    others = [f"{factor:.1f}" for factor in (comparison or {}).get("widening", {}).values()]
+    return {
+        "reader": f"{seen['widening']:.1f}" if seen and "widening" in seen else "",
+        "others": "–".join(dict.fromkeys([min(others), max(others)])) if others else "",
+    }
 
 
 def _order(a: Sequence[float], b: Sequence[float]) -> int:
@@ -233,21 +266,23 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
             base = STUDIES[name].base
             published = {base: unchanged(records, base)} if base in sentences else {}
             whole = {variant: seeds for variant, seeds in (published | dict(studies[name])).items() if seeds}
-            rows = sorted(whole.items(), key=lambda row: -statistics.mean(_validation(row[1])))
+            rows = sorted(whole.items(), key=lambda row: (row[0] != base, -statistics.mean(_validation(row[1]))))
             if name != "ablations":
                 rows.sort(key=lambda row: trained_on(row[1][0]))
             found[name] = [
                 [variant, sentences[variant], f"{trained_on(seeds[0]):,}", seeds_words(seeds)]
                 + [share_of(seeds, split) for split in ("val", "test", "unseen")]
+                + [mean_share(read) if (read := _read(seeds)) else NOTHING]
                 for variant, seeds in rows
             ]
     if "counts" in studies:
         seeds = [record["measured"] for record in studies["counts"][READER]]
-        found["counts"] = [
+        rows = [
             [digits, str(seeds[0][digits]["columns"])]
             + [spread([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
             for digits in seeds[0]
         ]
+        found["counts"] = {"rows": rows, "n": f"{next(iter(seeds[0].values()))['n']:,}", "readers": len(seeds)}
     if "second_look" in studies:
         seeds = [record["measured"] for record in studies["second_look"][READER]]
         found["second_look"] = {
@@ -261,7 +296,9 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
         measured = studies["pseudo_labels"][READER][0]["measured"]
         found["pseudo_labels"] = {
             key: f"{measured[key]:,}" for key in ("strips", "digits", "glyphs")
-        } | {"wrong": f"{round(measured['digits'] * (1 - measured['right']['value'])):,}"}  # fmt: skip
+        } | {
+            "wrong": f"{round(measured['digits'] * (1 - measured['right']['value'])):,}", "sure": f"{100 * SURE:g} %"
+        }  # fmt: skip
     if "calibration" in studies:
         found["calibration"] = _calibration(studies["calibration"][READER])
     if "ensemble" in studies:
@@ -271,6 +308,25 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
             key: together[key] for key in ("ece", "kept", "refused", "errors_refused")
         }
     return found
+
+
+def _read(seeds: Sequence[Record]) -> list[Mapping[str, float]]:
+    """The shares of unseen strips read right digit by digit; none where the network does not read so."""
+    return [seed["strings"]["unseen"] for seed in seeds if "unseen" in seed.get("strings", {})]
+
+
+def _augmentation(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Sequence[Record]) -> dict[str, str]:
+    """By how many points accuracy on `unseen` changes at most without a single augmentation, and without all."""
+    runs = dict(studies.get("ablations", {})) | {"": unchanged(records, STUDIES["ablations"].base)}
+    at = {
+        variant: statistics.mean(seed["metrics"]["unseen"]["accuracy"]["value"] for seed in seeds)
+        for variant, seeds in runs.items()
+        if seeds and (not variant or variant in AUGMENTATIONS or variant == "no_augmentation")
+    }
+    if len(at) < len(AUGMENTATIONS) + 2:
+        return {}
+    most = max(abs(at[variant] - at[""]) for variant in AUGMENTATIONS)
+    return {"one": f"{100 * most:.1f}", "all": f"{100 * (at[''] - at['no_augmentation']):.1f}"}
 
 
 def _start_helps(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Sequence[Record]) -> bool | None:
@@ -318,6 +374,9 @@ def _calibration(records: Sequence[Record]) -> dict[str, Any]:
             for k, group in enumerate(seeds[0].get("overlap", []))
         ],
         "closest_worse": len(groups) > 1 and _order(groups[-1], groups[0]) < 0,
+        "others_worse": any(_order(group, groups[0]) < 0 for group in groups[1:-1]),
+        "readers": len(seeds),
+        "offsets": _span([round(seed["offset"]) for seed in seeds]) if "offset" in seeds[0] else "",
     }  # fmt: skip
 
 
@@ -373,16 +432,25 @@ def _networks(systems: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tu
         usual = EXPERIMENTS[shown].model_args
         changed = {key: value for key, value in experiment.model_args.items() if value != usual.get(key, ...)}
         if name in systems and changed:
-            words = ", ".join(f"{key.replace('_', ' ')} {_words(value)}" for key, value in changed.items())
+            words = ", ".join(_words(key, value) for key, value in changed.items())
             variants.append((name, shown, words))
     networks = [{"name": table["name"], "rows": _layers(table["name"])} for table in tables.values()]
     return [network for network in networks if len(network["rows"]) > 1], variants
 
 
-def _words(setting: Any) -> str:
-    """A model's setting as text: "32–64–128", "none"."""
-    parts = setting if isinstance(setting, tuple) else () if setting is None else (setting,)
-    return "–".join(map(str, parts)) or "none"
+def _words(setting: str, value: Any) -> str:
+    """A model's setting in words."""
+    parts = [f"{part:g}" for part in (value if isinstance(value, tuple) else () if value is None else (value,))]
+    words = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + "".join(parts[-1:]) or "no"
+    return {
+        "attention_after": f"attention after convolution{'s' * (len(parts) > 1)} {words}" if parts else "no attention",
+        "channels": f"{words} channels",
+        "convolutions": f"{words} convolutions",
+        "dropout": f"dropout of {words}",
+        "hidden": f"a hidden layer of {words}" if parts else "no hidden layer",
+        "normalise": f"inputs less {parts[0]} and over {parts[-1]}" if parts else "plain inputs",
+        "widths": f"widths of {words}",
+    }.get(setting, f"{setting.replace('_', ' ')} {words}")
 
 
 def _layers(name: str) -> list[list[str]]:
@@ -420,7 +488,7 @@ def _shapes(experiment: Any) -> list[tuple[str, list[int], int]]:
     with torch.no_grad():
         model(torch.zeros(1, 1, HEIGHT, WIDTH))
     beside = sum(p.numel() for p in model.parameters()) - sum(parameters for *_, parameters in rows)
-    return rows + ([("held beside the layers", [], beside)] if beside else [])
+    return rows + ([("parameters beside the layers", [], beside)] if beside else [])
 
 
 def _opened(module: nn.Module) -> Iterator[nn.Module]:
@@ -435,9 +503,12 @@ def _add_row(rows: list[tuple[str, list[int], int]], layer: nn.Module, out: Any)
     out = out[0] if isinstance(out, tuple) else out
     parameters = sum(p.numel() for p in layer.parameters())
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
-        last = next(k for k in reversed(range(len(rows))) if rows[k][2])
-        label, shape, before = rows[last]
-        rows[last] = (label, shape, before + parameters)
+        last = next((k for k in reversed(range(len(rows))) if rows[k][2]), None)
+        if last is None:
+            rows.append(("normalisation", list(out.shape[1:]), parameters))
+        else:
+            label, shape, before = rows[last]
+            rows[last] = (label, shape, before + parameters)
     elif parameters or "Pool" in type(layer).__name__:
         rows.append((_label(layer), list(out.shape[1:]), parameters))
 

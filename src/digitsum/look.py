@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .checkpoints import load_checkpoint, read_metadata, replacing
-from .compose import WIDTH, Strips, compose
-from .data import load_data, mnist_glyphs
-from .evaluation import Predictions, predictions, sight
+from .compose import WIDTH, Strips
+from .data import Data, load_data, mnist_glyphs
+from .evaluation import Predictions, predictions, sight, widening
 from .pseudo_labels import label_digits
 from .runs import circumstances, commit
 
-STRIPS = 5_000  # the generator's statistics are taken over so many
 SURE = 0.9  # wrong answers of a higher probability are counted
 EDGES = (5, 25, 50, 75, 95)  # percentiles
 SEEN, WRONG = 6, 12  # how many readings and errors are drawn
@@ -36,7 +36,7 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     data = load_data("mnist", root)
     model = load_checkpoint(checkpoint)
     strips = data.unseen
-    assert strips is not None and strips.digits is not None and model.stride is not None
+    assert strips is not None and strips.digits is not None and strips.glyphs is not None and model.stride is not None
     read = predictions(model, strips.images)
     wrong = np.flatnonzero(np.not_equal(read.sums, strips.sums))
     certainty = sight(model, strips.images[wrong]).sums.max(axis=1)  # of the wrong answers
@@ -63,8 +63,9 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
         "source": data.source,
         "seed": model.metadata["seed"],
         "weights": read_metadata(checkpoint)["digest"],
-        "generator": _generator(root, data.seed),
+        "generator": _generator(root, data),
         "errors": errors(read, strips, certainty),
+        "widening": widening(read.sums == strips.sums, strips.glyphs),
         "seconds": round(time.perf_counter() - started, 1),
     } | circumstances(data, torch.device("cpu"))  # fmt: skip
 
@@ -104,25 +105,26 @@ def errors(read: Predictions, strips: Strips, certainty: np.ndarray) -> dict[str
     }
 
 
-def _generator(root: Path, seed: int) -> dict[str, Any]:
-    """The statistics by which the course's images are known, of strips of MNIST's training digits."""
-    glyphs, labels = mnist_glyphs(root, download=False)
-    strips = compose(glyphs, np.arange(len(glyphs)), STRIPS, seed=2 * seed)  # labelled by index: names the glyph drawn
-    assert strips.digits is not None
-    ink = strips.images > 0
+def _generator(root: Path, data: Data) -> dict[str, Any]:
+    """The statistics by which the course's images are known, of all strips of MNIST's training digits."""
+    drawn, _ = mnist_glyphs(root, download=False)
+    parts = [data.train, data.val, data.test]
+    images, sums = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "sums"))
+    ink = images > 0
     columns, rows = np.asarray(ink.any(axis=1)), np.asarray(ink.any(axis=2))
-    sums = labels[strips.digits].sum(axis=1)
-    whole = glyphs.sum(axis=(1, 2), dtype=np.int64)[strips.digits].sum()
+    inks = drawn.sum(axis=(1, 2), dtype=np.int64)
+    whole = sum(int(inks[part.glyphs].sum()) for part in parts)
+    mean = float(images.mean())
     edges = {
         "left edge": columns.argmax(axis=1),
         "right edge": WIDTH - 1 - columns[:, ::-1].argmax(axis=1),
         "top edge": rows.argmax(axis=1),
     }
     return {
-        "n": STRIPS,
-        "pixel mean": float(strips.images.mean()),
-        "pixel standard deviation": float(strips.images.std(dtype=np.float32)),
-        "ink lost to overlap": float(1 - strips.images.sum(dtype=np.int64) / whole),
+        "n": len(sums),
+        "pixel mean": mean,
+        "pixel standard deviation": math.sqrt(np.square(images, dtype=np.uint16).mean() - mean**2),
+        "ink lost to overlap": 1 - int(images.sum(dtype=np.int64)) / whole,
         "mean of the sums": float(sums.mean()),
         "variance of the sums": float(sums.var()),
     } | {name: [round(float(p)) for p in np.percentile(edge, EDGES)] for name, edge in edges.items()}

@@ -95,8 +95,8 @@ def curves(
             left.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
             left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        left.set(title=f"{objective}: loss", ylabel=LOSSES.get(objective, "loss"))
-        right.set(title=f"{objective}: accuracy", ylabel="right sums", ylim=(0, None))
+        left.set(title=f"{objective.replace('_', ' ')}: loss", ylabel=LOSSES.get(objective, "loss"))
+        right.set(title=f"{objective.replace('_', ' ')}: accuracy", ylabel="right sums", ylim=(0, None))
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if right.get_ylim()[1] > 0.1 else 1))
         for axes in (left, right):
             axes.set_xlabel("epoch")

@@ -70,27 +70,39 @@ def load_streams(results: str | Path = "results") -> list[Record]:
 def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | None:
     """The comparison of the published runs on mnist, None where there is none yet.
 
-    Raises TableError where it is not whole, or of other runs than those on record.
+    Raises TableError where it is not whole, or not of the runs that are published by now.
     """
     path = Path(results) / STUDIED / COMPARISON
     comparison = read_comparison(path)
     if comparison is None:
         return None
-    known = {
-        (each["experiment"], each["seed"]): (each["data"]["fingerprint"], each["metrics"]["val"]["accuracy"]["value"])
-        for each in records
-        if each["source"] == STUDIED
-    }
-    for system in comparison["systems"]:
-        compared = comparison["data"]["fingerprint"], system["validation"]
-        if known.get((system["experiment"], system["seed"])) != compared:
-            raise TableError(f"{path} is of another run of {system['experiment']} than those on record; {RENEW}")
+    compared = {system["experiment"]: system for system in comparison["systems"]}
+    runs = by_experiment([record for record in records if record["source"] == STUDIED])
+    for name in compared.keys() | runs.keys() - comparison["left_out"].keys():
+        if name not in compared or name not in runs or not _is_of(comparison, compared[name], runs[name]):
+            raise TableError(f"{path} is of another run of {name} than the one on record; {RENEW}")
     return comparison
 
 
 def read_comparison(path: Path) -> Record | None:
     """A comparison, None where there is none. Raises TableError where it is not whole."""
     return _whole(path, _faults_of_comparison, RENEW) if path.exists() else None
+
+
+def _is_of(comparison: Record, system: Record, record: Record) -> bool:
+    """Whether what was compared as a system is this run."""
+    metrics, split = record["metrics"], comparison["split"]
+    return (comparison["data"]["fingerprint"], system["seed"], system["validation"], system["accuracy"]) == (
+        record["data"]["fingerprint"], record["seed"], metrics["val"]["accuracy"]["value"],
+        metrics.get(split, {}).get("accuracy", {}).get("value"),
+    )  # fmt: skip
+
+
+def by_experiment(records: Sequence[Record]) -> dict[str, Record]:
+    """The record of each experiment's published run, of those with its own settings where there are some."""
+    names = dict.fromkeys(record["experiment"] for record in records)
+    runs = {name: [record for record in records if record["experiment"] == name] for name in names}
+    return {name: published([run for run in seeds if not run["changed"]] or seeds) for name, seeds in runs.items()}
 
 
 def in_rows(records: Sequence[Record]) -> list[list[Record]]:
@@ -251,7 +263,8 @@ def _faults_of_comparison(comparison: Any) -> Iterator[str]:
         "pairs": {"only_better": int, "only_next": int, "p": float}
         | {f"mae.{key}": float for key in ("value", "low", "high")},
     }
-    yield from _lacking(comparison, {"data.fingerprint": str, "systems": list, "pairs": list})
+    whole = {"data.fingerprint": str, "split": str, "left_out": dict}
+    yield from _lacking(comparison, whole | dict.fromkeys(parts, list))
     entries = {part: found if isinstance(found := _get(comparison, part), list) else [] for part in parts}
     for part, wanted in parts.items():
         yield from (f"{part}.{k}.{name}" for k, each in enumerate(entries[part]) for name in _lacking(each, wanted))

@@ -21,7 +21,7 @@ from .data import mnist_is_there
 from .evaluation import over_seeds
 from .facts import by_variant, compared, facts_json
 from .look import look, save
-from .records import Record, load_records, load_studies, published, trained_on, unchanged
+from .records import Record, load_comparison, load_records, load_studies, published, trained_on, unchanged
 from .studies import READER, STUDIES
 
 LOOK = Path("report") / "mnist.json"  # below results/: what look.py measured
@@ -58,7 +58,8 @@ def make_report(
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
     studies = by_variant(load_studies(results))
-    (folder / "facts.json").write_text(facts_json(records, seen, studies), encoding="utf-8")
+    facts = facts_json(records, seen, studies, load_comparison(results, records))
+    (folder / "facts.json").write_text(facts, encoding="utf-8")
     draw_charts(records, studies, folder / "charts")
     paper = compile_paper(folder / "report.typ")
     if output.exists() and output.read_bytes() == paper:
@@ -83,8 +84,13 @@ def compile_paper(path: Path) -> bytes:
 
 def _look(path: Path, weights: Path, root: Path, source: Path, redraw: bool) -> Record | None:
     """The record of what the reader's weights see, made anew where they have changed and all it takes is there."""
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     possible = weights.exists() and mnist_is_there(root)
+    try:
+        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as error:
+        if not possible:
+            raise ReportError(f"{path} is not valid JSON ({error}); restore it, or make it where MNIST is") from error
+        there = None
     if possible and (redraw or there is None or there["weights"] != read_metadata(weights)["digest"]):
         there = look(root, weights, source / "figures")
         write_json(there, path)
