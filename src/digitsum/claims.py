@@ -11,6 +11,7 @@ from typing import Any
 
 from .evaluation import over_seeds, share
 from .experiments import EXPERIMENTS
+from .runs import same_settings
 from .training import ACCURACY_EVERY
 
 Record = dict[str, Any]
@@ -109,7 +110,7 @@ def _pretraining(runs: Runs) -> Judged:
     return [
         (a["experiment"], f"{a['settings']['epochs']} epochs: {_percents(with_, without)}", _above(with_, without))
         for a, b, with_, without in ((a, b, _validation(a), _validation(b)) for a, b in pairs)
-        if a["weights"] != "none" and b["settings"] == a["settings"] | {"weights": None}
+        if a["weights"] != "none" and same_settings(b["settings"], a["settings"] | {"weights": None})
     ]
 
 
