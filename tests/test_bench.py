@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum import bench, runs
+from digitsum import bench, provenance
 from digitsum.__main__ import main
 from digitsum.bench import by_turns, measure, per_call
 from digitsum.data import DataError
+from digitsum.records import TableError
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -118,12 +119,33 @@ def test_a_part_leaves_the_others_in_the_record(small, tiny, tmp_path):
 
 def test_a_machine_that_computes_otherwise_begins_a_record_of_its_own(small, tiny, tmp_path, monkeypatch):
     measure("generation", tiny, device="cpu", repeats=1, results=tmp_path)
-    there = runs.has_bfloat16(CPU)
-    monkeypatch.setattr(runs, "has_bfloat16", lambda device: not there)
+    there = provenance.has_bfloat16(CPU)
+    monkeypatch.setattr(provenance, "has_bfloat16", lambda device: not there)
     record = measure("likelihood", tiny, device="cpu", repeats=1, results=tmp_path)
     assert set(record["parts"]) == {"likelihood"} and record["hardware"]["bfloat16"] is not there
     (aside,) = (tmp_path / "bench" / "replaced").iterdir()
     assert set(json.loads(aside.read_text())["parts"]) == {"generation"}
+
+
+@pytest.mark.parametrize("junk", ["", "[]", "{}", '{"hardware": {}, "parts": []}'])
+def test_a_damaged_record_is_refused_before_anything_is_measured(junk, small, tiny, tmp_path, monkeypatch):
+    measure("generation", tiny, device="cpu", repeats=1, results=tmp_path)
+    (path,) = (tmp_path / "bench").iterdir()
+    path.write_text(junk)
+    monkeypatch.setitem(bench.PARTS, "likelihood", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(TableError, match=f"{path.name} is not a benchmark's record .* take it away"):
+        measure("likelihood", tiny, device="cpu", repeats=1, results=tmp_path)
+    assert path.read_text() == junk
+
+
+def test_what_another_process_measured_meanwhile_stays(small, tiny, tmp_path, monkeypatch):
+    def meanwhile(*_):
+        measure("generation", tiny, device="cpu", repeats=1, results=tmp_path)
+        return {}
+
+    monkeypatch.setitem(bench.PARTS, "likelihood", meanwhile)
+    record = measure("likelihood", tiny, device="cpu", repeats=1, results=tmp_path)
+    assert set(record["parts"]) == {"generation", "likelihood"}
 
 
 def test_a_training_to_an_accuracy_is_one_repeat(small, tiny, tmp_path, monkeypatch):

@@ -204,7 +204,8 @@ def published(comparison, tmp_path):
 
 def test_the_table_shows_every_pair(published, comparison):
     loaded = load_comparison(published, records_of(comparison))
-    table, below = render([], loaded)["comparison"].split("\n\n")
+    table, below, wider = render([], loaded)["comparison"].split("\n\n")
+    assert all(f"{factor:.1f} for `{name}`" in wider for name, factor in comparison["widening"].items())
     assert below == "Not compared: `reader`: trained on other data; `ocr`: its record holds no answers."
     lines = table.splitlines()[2:]
     assert len(lines) == len(comparison["pairs"])

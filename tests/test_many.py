@@ -19,6 +19,7 @@ from digitsum import runs
 from digitsum.__main__ import main
 from digitsum.checkpoints import CheckpointError
 from digitsum.data import load_data
+from digitsum.many import side_by_side
 
 NAME = "baseline_cnn-regression"
 TRAIN = ["train", NAME, "--source", "digits", "--preset", "smoke", "--device", "cpu", "--seed", "0", "1"]
@@ -46,6 +47,10 @@ def test_seeds_side_by_side(tmp_path):
     records = [json.loads(path.read_text()) for path in sorted((tmp_path / "results/course-smoke").iterdir())]
     assert [record["seed"] for record in records] == [0, 1]
     assert all(record["hardware"]["threads"] == max(1, torch.get_num_threads() // 2) for record in records)
+
+
+def test_a_job_that_is_named_twice_is_done_once():
+    assert [(job, future.result()) for job, future in side_by_side(abs, [-3, -3], 1)] == [(-3, 3)]
 
 
 @pytest.fixture

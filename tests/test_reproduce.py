@@ -54,6 +54,10 @@ def test_every_experiment_is_planned_with_its_seeds(tiny, tmp_path):
     assert list(seeds_of("most_common", [5, 6])) == [5]
 
 
+def test_what_is_named_twice_is_planned_once(planned):
+    assert [row.seed for row in planned(names=(NAME, NAME), seeds=(3, 0, 3))] == [3, 0]
+
+
 def test_what_is_on_record_is_not_run_again(smoke, planned, tiny):
     path = smoke()
     assert [(row.seed, row.why) for row in planned(seeds=(0, 1))] == [(0, ""), (1, "no record")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,23 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from digitsum import runs, training
+from digitsum import distributed, provenance, runs, training
 from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
 from digitsum.compose import Strips
 from digitsum.evaluation import confusion, evaluate, predict
 from digitsum.experiments import EXPERIMENTS, differences, preset
 from digitsum.models import WeightsError, pretrained
-from digitsum.runs import commit, find_checkpoints, folder_name, measure_again, resolve_preset, run_experiment
+from digitsum.runs import (
+    alone,
+    commit,
+    find_checkpoints,
+    folder_name,
+    folder_of_run,
+    measure_again,
+    resolve_preset,
+    run_experiment,
+)
+from digitsum.training import TrainingError
 
 NAME = "baseline_cnn-regression"
 RECORD = {
@@ -284,6 +295,25 @@ def test_a_seed_that_is_run_again_replaces_its_own_weights(smoke, scripted, tmp_
     assert read_metadata(path)["validation"]["accuracy"]["value"] == 0.4
 
 
+def test_a_seed_that_gets_worse_gives_way_to_the_best(smoke, scripted, tmp_path):
+    """Also where its better weights of before, by code with other words, are still in a folder of their own."""
+    path = tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors"
+    for seed, accuracy in enumerate((0.7, 0.6, 0.6)):
+        scripted(accuracy)
+        smoke(seed=seed)
+    (before,) = path.parent.glob("runs/*-seed0-*/")
+    before.rename(before.with_name(f"{NAME}-seed0-ffffffff"))
+    scripted(0.5)
+    said = smoke(seed=0)["checkpoint"]
+    assert said == f"{path.name} now holds seed 1, which is better on validation, or as good and lower"
+    (best,) = path.parent.glob("runs/*-seed1-*/best.safetensors")
+    assert path.read_bytes() == best.read_bytes()
+    best.write_bytes(b"not weights")
+    scripted(0.4)
+    assert "keeps seed 1," in smoke(seed=0)["checkpoint"], "which is still there"
+    assert load_checkpoint(path).metadata["seed"] == 1
+
+
 def test_weights_and_record_of_another_run_are_set_aside(smoke, scripted, tiny, tmp_path):
     weights = tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors"
     record = tmp_path / "results" / "digits-smoke" / f"{NAME}-seed0.json"
@@ -312,30 +342,92 @@ def test_weights_and_record_of_another_run_are_set_aside(smoke, scripted, tiny, 
 # Interrupted
 
 
-def test_an_interrupted_run_is_finished_by_running_it_again(smoke, tmp_path, monkeypatch):
-    changes = {"epochs": 2, "batch_size": 16}
-    uninterrupted = smoke(changes=changes, models=tmp_path / "other", results=tmp_path / "other")
+TWO_EPOCHS = {"epochs": 2, "batch_size": 16}  # of three steps each
+
+
+def stopping_at(step: int) -> type:
+    """A progress bar at whose given step Ctrl-C is pressed."""
 
     class Bar(training.tqdm):
-        left = 5
+        left = step
 
         def update(self, n=1):
             Bar.left -= 1
             if Bar.left == 0:
                 raise KeyboardInterrupt
 
+    return Bar
+
+
+def test_an_interrupted_run_is_finished_by_running_it_again(smoke, tmp_path, monkeypatch):
+    uninterrupted = smoke(changes=TWO_EPOCHS, models=tmp_path / "other", results=tmp_path / "other")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "tqdm", Bar)
-        smoke(changes=changes)
+        patch.setattr(training, "tqdm", stopping_at(5))
+        smoke(changes=TWO_EPOCHS)
     (state,) = (tmp_path / "models").rglob("*.pt")
     assert not (tmp_path / "results").exists()
 
-    resumed = smoke(changes=changes)
+    resumed = smoke(changes=TWO_EPOCHS)
     assert not state.exists()
     assert resumed["metrics"] == uninterrupted["metrics"]
     for one, other in zip(resumed["history"], uninterrupted["history"], strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}
     assert resumed["seconds"]["train"] == pytest.approx(sum(row["seconds"] for row in resumed["history"]), abs=0.06)
+    assert "earlier" not in resumed, "since the code, for one, is still the same"
+
+
+def test_the_record_tells_with_what_code_each_part_was_trained(smoke, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(provenance, "commit", lambda: "another")
+        patch.setattr(training, "tqdm", stopping_at(5))
+        smoke(changes=TWO_EPOCHS)
+    record = smoke(changes=TWO_EPOCHS)
+    (earlier,) = record["earlier"]
+    assert earlier["commit"] == "another" != record["commit"] == commit()
+    assert all(earlier[key] == record[key] for key in ("hardware", "versions"))
+    assert strict_json(tmp_path / "results" / "digits-smoke" / f"{NAME}-seed0.json")["earlier"] == [earlier]
+
+
+def test_a_run_that_earlier_code_began_is_finished_where_it_began(tiny, tmp_path):
+    """The folder's name held all words of the settings; those of today do not change it."""
+    row = EXPERIMENTS[NAME]
+    digest = hashlib.sha256(repr((sorted(asdict(row).items()), tiny.fingerprint)).encode()).hexdigest()[:8]
+    before = tmp_path / "runs" / f"{NAME}-seed0-{digest}"
+    before.mkdir(parents=True)
+    today = folder_of_run(tmp_path, f"{NAME}-seed0", row, tiny)
+    assert today.parent == before.parent and today != before
+    assert folder_of_run(tmp_path, f"{NAME}-seed0", replace(row, left_open="In other words."), tiny) == today
+    assert folder_of_run(tmp_path, f"{NAME}-seed0", replace(row, lr=0.5), tiny) != today
+    (before / "resume.pt").touch()
+    assert folder_of_run(tmp_path, f"{NAME}-seed0", row, tiny) == before
+
+
+# One process to a run
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(smoke, tiny, tmp_path):
+    experiment = preset(EXPERIMENTS[NAME], "smoke")
+    folder = folder_of_run(tmp_path / "models" / "digits-smoke", f"{NAME}-seed0", experiment, tiny)
+    with alone(folder):
+        with pytest.raises(TrainingError, match=f"{folder.name} is being trained by another process"):
+            smoke()
+        assert smoke(seed=1)["seed"] == 1
+    assert not folder.exists() and folder.parent.exists()
+    with alone(tmp_path / "new" / "runs" / "run"):
+        pass
+    assert not (tmp_path / "new").exists()
+    folder.mkdir()
+    (folder / "training.lock").touch()  # as a process leaves it that is killed
+    smoke()
+    assert files(folder) == {"best.safetensors", "last.safetensors"}
+
+
+def test_of_torchruns_processes_the_first_stands_for_all(tmp_path, monkeypatch):
+    with alone(tmp_path / "run"):
+        monkeypatch.setattr(distributed, "rank", lambda: 1)
+        with alone(tmp_path / "run"):
+            pass
+        assert files(tmp_path) == {"run/training.lock"}
 
 
 # Published weights to start from that cannot be had
@@ -387,7 +479,7 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
     """Asked for once and remembered; None outside a git checkout."""
     known = commit()
     assert known is None or len(known.removesuffix("-dirty")) == 12
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     assert commit() == known
     commit.cache_clear()
     assert commit() is None
@@ -403,8 +495,11 @@ def test_a_record_is_found_by_settings_and_data(tmp_path):
     runs.write_record(record, path)
     assert runs.recorded(path, settings, "a")["seed"] == 0
     assert runs.recorded(path, settings | {"passes": 2}, "a") is runs.recorded(path, settings, "b") is None
-    path.write_text("not a record")
-    assert runs.recorded(path, settings, "a") is None
+    for junk in ("not a record", "[]", "null", '"a"', "{}", '{"data": "a", "settings": {}}'):
+        path.write_text(junk)
+        assert runs.recorded(path, settings, "a") is None
+        runs.write_record(record, path)
+    assert len(list((tmp_path / "replaced").iterdir())) == 6
 
 
 def test_a_record_is_written_at_once_or_not_at_all(tmp_path):

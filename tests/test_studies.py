@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digitsum import studies
-from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata
+from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata, save_checkpoint
 from digitsum.compose import compose, lay_out
 from digitsum.data import Data, digit_glyphs, source_glyphs
 from digitsum.evaluation import Predictions, predictions, share
@@ -25,9 +26,9 @@ from digitsum.models.cut_digits import cells, joined
 from digitsum.models.ensemble import Ensemble
 from digitsum.models.reader import Reader
 from digitsum.objectives import OBJECTIVES
-from digitsum.runs import run_experiment
+from digitsum.runs import alone, folder_of_run, run_experiment
 from digitsum.studies import READER, SMALL, STRIPS, STUDIES, cut_digits, run_study, variants_of
-from digitsum.training import build, train
+from digitsum.training import TrainingError, build, train
 
 USUAL = EXPERIMENTS[READER]
 VARIANTS = [
@@ -234,6 +235,16 @@ def test_a_variant_is_trained_recorded_and_not_trained_again(name, variant, stud
     assert path.read_bytes() == before
 
 
+def test_a_variant_that_another_process_trains_is_left_to_it(study, tiny, tmp_path):
+    base = replace(EXPERIMENTS[STUDIES["sums"].base], **SHORT)
+    (variant,) = (each for each in STUDIES["sums"].variants(base) if each.name == "500")
+    folder = folder_of_run(tmp_path / "models" / "digits", "sums-500-seed0", variant.experiment, tiny)
+    with alone(folder), pytest.raises(TrainingError, match="sums-500-seed0-.* is being trained by another process"):
+        study("sums", only=["500"])
+    assert len(study("sums", only=["500"], seeds=[0, 0])) == 1
+    assert not folder.exists()
+
+
 def test_a_published_base_is_not_trained_again(study, tiny, tmp_path, monkeypatch):
     base = STUDIES["ablations"].base
     with monkeypatch.context() as patch:
@@ -377,6 +388,29 @@ def test_readers_together_answer_by_the_mean_of_their_probabilities(reader, stud
         same = [one.probability for one in own if one.digits == reading.digits]
         assert reading.probability == pytest.approx(sum(same) / 2)
         assert reading.probability >= max(one.probability for one in own) / 2
+
+
+def test_of_several_runs_of_a_seed_the_one_on_record_is_measured(reader, study, tiny, tmp_path):
+    """Or else the newest."""
+    settings: dict = {"device": "cpu", "preset_name": "full", "changes": SHORT, "progress": False}
+    folders = {"models": tmp_path / "models", "results": tmp_path / "results"}
+    for seed in (0, 1):
+        run_experiment(READER, tiny, seed=seed, **settings, **folders)
+    (recorded,) = (tmp_path / "models" / "digits").glob("runs/*-seed1-*/best.safetensors")
+    for name, age in (("aaaaaaaa", -60), ("ffffffff", 60)):  # in seconds, of a run by other code
+        other = recorded.parent.with_name(f"{READER}-seed1-{name}") / recorded.name
+        weights = load_checkpoint(recorded)
+        save_checkpoint(weights, other, **weights.metadata | {"commit": name})
+        os.utime(other, (0, recorded.stat().st_mtime + age))
+
+    def measured() -> str:
+        ((_, record),) = study("ensemble")
+        assert record["seeds"] == [0, 1]
+        return record["weights"].split()[1]
+
+    assert measured() == read_metadata(recorded)["digest"]
+    (tmp_path / "results" / "digits" / f"{READER}-seed1.json").unlink()
+    assert measured() == read_metadata(other)["digest"]
 
 
 def test_pseudo_labels_are_held_to_the_truth(reader, study, tiny, monkeypatch):

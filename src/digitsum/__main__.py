@@ -87,7 +87,7 @@ def _train_here(options: argparse.Namespace) -> int:
         "device": options.device, "preset_name": options.preset, "changes": changes, "models": options.models,
         "results": options.results, "on_missing_weights": options.on_missing_weights, "again": not options.missing,
     }  # fmt: skip
-    jobs = [(name, seed) for name in options.experiments for seed in options.seed]
+    jobs = list(dict.fromkeys((name, seed) for name in options.experiments for seed in options.seed))
     if options.processes == 1:
         for name, seed in jobs:
             _report((name, seed), run_experiment(name, data, seed=seed, **settings))

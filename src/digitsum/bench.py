@@ -42,7 +42,9 @@ from .experiments import EXPERIMENTS, Experiment
 from .likelihood import SYMBOLS, sum_log_likelihood
 from .models import StripModel
 from .optim import OPTIMIZERS
-from .runs import commit, find_checkpoints, provenance, set_aside, with_available_weights
+from .provenance import provenance
+from .records import TableError
+from .runs import find_checkpoints, set_aside, with_available_weights
 from .training import (
     ACCURACY_EVERY,
     SCHEDULES,
@@ -87,16 +89,17 @@ def measure(
     """Measure one of PARTS and write it into the machine's record; returns the whole record.
 
     `minutes` limits each training of "accuracy", and is of no account elsewhere. The number of threads is torch's.
+    Raises TableError, before anything is measured, where the file of the machine's record holds none.
     """
-    commit()
     keep_freed_memory()
     chosen, started = pick_device(device), time.perf_counter()
-    measured = PARTS[part](data, chosen, repeats, minutes or 0)
     about = provenance(chosen)
     machine = about.pop("hardware")
     name = machine["cpu"] if chosen.type == "cpu" else machine["device"]
     path = Path(results) / "bench" / f"{_slug(name)}-{machine['threads']}-threads.json"
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    _there(path)
+    measured = PARTS[part](data, chosen, repeats, minutes or 0)
+    there = _there(path)  # again, since another process may have measured another part meanwhile
     if there.get("hardware") != machine:
         if there:  # another machine that goes by the same name, or this one set up otherwise
             set_aside(path)
@@ -113,6 +116,20 @@ def measure(
     )
     write_json(there, path)
     return there
+
+
+def _there(path: Path) -> Result:
+    """A machine's record, empty where there is none yet. Raises TableError for a file that is none."""
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["hardware"].items(), record["parts"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TableError(
+            f"{path} is not a benchmark's record ({error!r}); restore it, or take it away to begin another"
+        ) from error
+    return record
 
 
 def by_turns(works: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, list[float]]:

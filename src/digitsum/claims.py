@@ -119,7 +119,7 @@ def _overfits(runs: Runs) -> Judged:
 
     Undecided where it is lowest after the last epoch: what more of them would do has not been seen.
     """
-    comparisons = []
+    comparisons: Judged = []
     for name, records in runs.items():
         for record in records:
             lowest, last = min(record["history"], key=lambda row: row["val_loss"]), record["history"][-1]

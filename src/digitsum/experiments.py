@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -228,3 +229,13 @@ def differences(experiment: Experiment, of: Experiment) -> dict[str, list[Any]]:
     """The settings in which `experiment` departs from `of`: {setting: [of's value, experiment's value]}."""
     ours, theirs = asdict(experiment), asdict(of)
     return {key: [theirs[key], ours[key]] for key in ours if ours[key] != theirs[key]}
+
+
+def decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an experiment, as JSON has them, that are neither words nor at their default.
+
+    A setting that is not there counts as its default, as where it did not exist yet.
+    """
+    defaults = asdict(Experiment(model="", objective="", report="", left_open=""))
+    written = json.loads(json.dumps(settings, sort_keys=True))  # tuples become lists
+    return {key: value for key, value in written.items() if key not in DESCRIPTIONS and value != defaults.get(key, ...)}

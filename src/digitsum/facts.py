@@ -277,12 +277,12 @@ def _studies(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Seq
             ]
     if "counts" in studies:
         seeds = [record["measured"] for record in studies["counts"][READER]]
-        rows = [
+        lines = [
             [digits, str(seeds[0][digits]["columns"])]
             + [spread([s[digits][way][what] for s in seeds]) for way, what in COUNTED]
             for digits in seeds[0]
         ]
-        found["counts"] = {"rows": rows, "n": f"{next(iter(seeds[0].values()))['n']:,}", "readers": len(seeds)}
+        found["counts"] = {"rows": lines, "n": f"{next(iter(seeds[0].values()))['n']:,}", "readers": len(seeds)}
     if "second_look" in studies:
         seeds = [record["measured"] for record in studies["second_look"][READER]]
         found["second_look"] = {

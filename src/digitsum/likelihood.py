@@ -43,13 +43,10 @@ class Reading(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean, variance and covariance of the sum and of the count of digits, each (N,)."""
+    """The means of the sum and of the count of digits, each (N,)."""
 
     sum_mean: Tensor
-    sum_variance: Tensor
     count_mean: Tensor
-    count_variance: Tensor
-    covariance: Tensor
 
 
 def sum_log_likelihood(logits: Tensor, sums: Tensor, count: int | tuple[int, int] | None = 4) -> Tensor:
@@ -95,17 +92,10 @@ def count_distribution(logits: Tensor) -> Tensor:
 
 
 def moments(logits: Tensor) -> Moments:
-    """Mean and variance of the sum and the count of digits, in closed form: the columns are independent."""
+    """The means of the sum and the count of digits, in closed form: those of the columns, added up."""
     p = logits.softmax(dim=-1)[..., NOTHING + 1 :]  # (N, T, 10)
     values = torch.arange(LARGEST + 1, dtype=p.dtype, device=p.device)
-    any_digit, first, second = p.sum(-1), p @ values, p @ values.square()  # (N, T) each
-    return Moments(
-        sum_mean=first.sum(-1),
-        sum_variance=(second - first.square()).sum(-1),
-        count_mean=any_digit.sum(-1),
-        count_variance=(any_digit * (1 - any_digit)).sum(-1),
-        covariance=(first * (1 - any_digit)).sum(-1),
-    )
+    return Moments(sum_mean=(p @ values).sum(-1), count_mean=p.sum(-1).sum(-1))
 
 
 def string_log_likelihood(logits: Tensor, digits: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def study_alone(
 
 
 def side_by_side(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Future]]:
-    """Call `work` on each job in so many processes; yields a job and its future when it is done, or has failed.
+    """Call `work` on each job once in so many processes; yields a job and its future when it is done, or has failed.
 
     The processes take the GPUs by turns as their current device, and share the processor's threads evenly. `work` must
     be a function that a fresh process can import.
@@ -44,7 +44,7 @@ def side_by_side(work: Callable[[Job], Any], jobs: Sequence[Job], processes: int
         numbers.put(k)
     threads = max(1, torch.get_num_threads() // processes)
     with ProcessPoolExecutor(processes, context, _settle, (numbers, threads)) as pool:
-        futures = {pool.submit(work, job): job for job in jobs}
+        futures = {pool.submit(work, job): job for job in dict.fromkeys(jobs)}
         for future in as_completed(futures):
             yield futures[future], future
 

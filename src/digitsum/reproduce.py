@@ -60,7 +60,7 @@ def plan(
     """
     folder = Path(results) / folder_name(data.source, preset_name)
     planned = []
-    for name in names:
+    for name in dict.fromkeys(names):
         wanted = preset(EXPERIMENTS[name], preset_name)
         accepted = [wanted, replace(wanted, weights=None)] if from_scratch else [wanted]
         records = [record for path in sorted(folder.glob(f"{name}-seed*.json")) if (record := _read(path))]
@@ -70,7 +70,7 @@ def plan(
             if record["history"]
         ]
         minutes = statistics.median(costs) * wanted.epochs * len(data.train[: wanted.train_limit]) if costs else None
-        for seed in seeds_of(name, seeds):
+        for seed in dict.fromkeys(seeds_of(name, seeds)):
             why = "no record"
             for record in (record for record in records if record["seed"] == seed):
                 usual = record["settings"] | {key: theirs for key, (theirs, _) in record["changed"].items()}

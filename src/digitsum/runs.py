@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import datetime
-import functools
 import hashlib
 import itertools
 import json
-import os
-import platform
-import subprocess
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from . import distributed, extras
 from .calibration import fit_offset
-from .checkpoints import CheckpointError, read_metadata, save_checkpoint, write_json
+from .checkpoints import CheckpointError, read_metadata, replacing, save_checkpoint, write_json
 from .compose import Strips
 from .data import Data
-from .devices import has_bfloat16, pick_device, processor
+from .devices import pick_device
 from .evaluation import Predictions, centre_errors, confusion, evaluate, mean, metrics, read, strings_read
-from .experiments import DESCRIPTIONS, EXPERIMENTS, Experiment, differences, named, preset
+from .experiments import EXPERIMENTS, Experiment, decisive, differences, named, preset
 from .models import StripModel, WeightsError
+from .provenance import commit, provenance
 from .stream import CHUNK, StripStream
-from .training import Run, build, train, trainable
+from .training import Run, TrainingError, build, run_keys, train, trainable
 
 FIRST = 10_000  # training strips whose metrics report E's OCR has too
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
 TIMED = 1_000  # strips whose prediction is timed
 
 
@@ -67,6 +64,8 @@ def run_experiment(
     Files, all below the source's folder (see `folder_name`): models/<source>/<experiment>.safetensors, the weights of
     the seed that is best on validation; models/<source>/runs/…, every run's best and last weights and, while it runs,
     the state from which it resumes; results/<source>/<experiment>-seed<seed>.json.
+
+    Raises `TrainingError` where another process is training this very run.
     """
     commit()
     chosen = pick_device(device)
@@ -77,32 +76,73 @@ def run_experiment(
     record_path = Path(results) / folder / f"{name}-seed{seed}.json"
     if not again and (there := recorded(record_path, asdict(experiment), data.fingerprint)):
         return there
-    run_folder = Path(models) / folder / "runs" / f"{name}-seed{seed}-{settings_digest(experiment, data)}"
+    run_folder = folder_of_run(Path(models) / folder, f"{name}-seed{seed}", experiment, data)
     state_path = run_folder / "resume.pt"
-    run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
+    with alone(run_folder):
+        run = train(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
 
-    record = record_of(name, EXPERIMENTS[name], run, data, chosen, preset_name)
-    record["versions"] |= extras.versions(experiment.model)
-    if distributed.rank() > 0:
-        return record | {"checkpoint": "left to the first process"}
-    if not trainable(run.model):
-        record["checkpoint"] = "nothing was trained, so there are no weights to save"
-        write_record(record, record_path)
-        return record
-    kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
-    about = {key: record[key] for key in kept} | {
-        "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
-        "objective_args": experiment.objective_args, "data": data.fingerprint, "validation": record["metrics"]["val"],
-    }  # fmt: skip
-    save_checkpoint(run.model, run_folder / "best.safetensors", **about)
-    last = build(replace(experiment, weights=None))
-    last.load_state_dict(run.last)
-    save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
-    with FileLock(run_folder.with_name(f"{name}.lock")):  # runs of other seeds may end at the same moment
-        record["checkpoint"] = _publish(run, about, Path(models) / folder / f"{name}.safetensors")
-    write_record(record, record_path)
-    state_path.unlink(missing_ok=True)
+        record = record_of(name, EXPERIMENTS[name], run, data, chosen, preset_name)
+        record["versions"] |= extras.versions(experiment.model)
+        if distributed.rank() > 0:
+            return record | {"checkpoint": "left to the first process"}
+        if not trainable(run.model):
+            record["checkpoint"] = "nothing was trained, so there are no weights to save"
+            write_record(record, record_path)
+            return record
+        kept = ("experiment", "seed", "source", "preset", "weights", "settings", "versions", "commit")
+        about = {key: record[key] for key in kept} | {
+            "model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective,
+            "objective_args": experiment.objective_args, "data": data.fingerprint,
+            "validation": record["metrics"]["val"],
+        }  # fmt: skip
+        best = run_folder / "best.safetensors"
+        save_checkpoint(run.model, best, **about)
+        last = build(replace(experiment, weights=None))
+        last.load_state_dict(run.last)
+        save_checkpoint(last, run_folder / "last.safetensors", **about | {"validation": None})
+        with FileLock(run_folder.with_name(f"{name}.lock")):  # runs of other seeds may end at the same moment
+            record["checkpoint"] = _publish(best, about, Path(models) / folder / f"{name}.safetensors", record_path)
+            write_record(record, record_path)
+        state_path.unlink(missing_ok=True)
     return record
+
+
+def folder_of_run(weights: Path, name: str, experiment: Experiment, data: Data) -> Path:
+    """The folder, below that of a source's weights, of a run with these settings on this data.
+
+    A run that earlier code has begun, which told runs apart by words too, goes on where it began.
+    """
+    digests = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in run_keys(experiment, data.fingerprint)]
+    today, earlier = (weights / "runs" / f"{name}-{digest}" for digest in digests)
+    return earlier if (earlier / "resume.pt").exists() else today
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run to this process, by a lock in its folder. Raises `TrainingError` where another process has it.
+
+    Of torchrun's processes the first stands for all. A process that is killed leaves a file behind, but no lock; any
+    other nothing that was not there before, unless the run puts files into its folder.
+    """
+    if distributed.rank() > 0:
+        yield
+        return
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "training.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise TrainingError(f"{folder} is being trained by another process. Wait until it ends, or end it.") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # at a folder that is not empty; and Windows removes no open file
+            path.unlink()
+            for each in (folder, *made):
+                each.rmdir()
+        lock.release()
 
 
 def record_of(
@@ -222,32 +262,64 @@ def with_available_weights(experiment: Experiment, on_missing: str) -> Experimen
     return experiment
 
 
-def _publish(run: Run, about: dict[str, Any], path: Path) -> str:
+def _publish(own: Path, about: dict[str, Any], path: Path, record_path: Path) -> str:
     """Keep the weights of the seed that is best on validation, of equals the lowest, at `path`; says what was done.
 
-    Only runs with the same settings on the same data are compared; weights of any other are set aside.
+    Compared are this run's, at `own`, what is there, and the other seeds' in `runs`; of this run's seed, no earlier
+    ones count. Only runs with the same settings on the same data are compared; what is there of any other is set aside.
     """
-    done = f"{path.name} holds this run"
+    found, aside, kept = runs_alike(path, about, record_path.parent), "", None
     if path.exists():
-        try:
-            there = read_metadata(path)
-        except CheckpointError:  # damaged, or of an earlier format
-            there = {}
-        if not same_run(there, about):
-            done += f"; what was there is now {set_aside(path)}"
-        elif there["seed"] != run.seed and (_accuracy(there), -there["seed"]) > (_accuracy(about), -run.seed):
-            return f"{path.name} keeps seed {there['seed']}, which is better on validation, or as good and lower"
-    save_checkpoint(run.model, path, **about)
-    return done
+        there = _metadata(path)
+        if same_run(there, about):
+            kept = there["seed"]
+            found[kept] = path
+        else:
+            aside = f"; what was there is now {set_aside(path)}"
+    seed = about["seed"]
+    found[seed] = own
+    best = max(found, key=lambda each: (read_metadata(found[each])["validation"]["accuracy"]["value"], -each))
+    if found[best] != path:
+        with replacing(path) as temporary:
+            shutil.copyfile(found[best], temporary)
+    if best == seed:
+        return f"{path.name} holds this run{aside}"
+    does = "keeps" if best == kept else "now holds"
+    return f"{path.name} {does} seed {best}, which is better on validation, or as good and lower{aside}"
+
+
+def runs_alike(path: Path, about: dict[str, Any], records: Path) -> dict[int, Path]:
+    """Each seed's best weights in the `runs` beside the published `path`, of runs that are like `about` but for seeds.
+
+    Where a seed has several, those on record, and else the newest. What cannot be read is left out.
+    """
+    found: dict[int, tuple[list[bool], float, Path]] = {}
+    for best in path.parent.glob(f"runs/{path.stem}-seed*/best.safetensors"):
+        each = _metadata(best)
+        if not same_run(each, about):
+            continue
+        record = recorded(records / f"{path.stem}-seed{each['seed']}.json", each["settings"], each["data"])
+        agrees = [record["commit"] == each["commit"], record["metrics"]["val"] == each["validation"]] if record else []
+        candidate = agrees, best.stat().st_mtime, best
+        found[each["seed"]] = max(found.get(each["seed"], candidate), candidate)
+    return {seed: found[seed][-1] for seed in sorted(found)}
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; nothing where it is damaged or of an earlier format."""
+    try:
+        return read_metadata(path)
+    except CheckpointError:
+        return {}
 
 
 def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
     """The record at `path`, if it is of a run with these settings on the data of this fingerprint; otherwise None."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        there = {"settings": dict(record["settings"]), "data": record["data"]["fingerprint"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or what is there is none
         return None
-    there = record | {"data": record.get("data", {}).get("fingerprint")}
     return record if same_run(there, {"settings": settings, "data": fingerprint}) else None
 
 
@@ -268,17 +340,7 @@ def same_settings(there: dict[str, Any], here: dict[str, Any]) -> bool:
 
     A setting that was not there yet when a run was written down counts as its default.
     """
-    defaults = asdict(Experiment(model="", objective="", report="", left_open=""))
-
-    def decisive(settings: dict[str, Any]) -> dict[str, Any]:
-        written = json.loads(json.dumps(defaults | settings))  # tuples become lists
-        return {key: value for key, value in written.items() if key not in DESCRIPTIONS}
-
     return decisive(there) == decisive(here)
-
-
-def _accuracy(about: dict[str, Any]) -> float:
-    return about["validation"]["accuracy"]["value"]
 
 
 def set_aside(path: Path) -> Path:
@@ -293,7 +355,7 @@ def _record(
     name: str, usual: Experiment, run: Run, data: Data, device: torch.device, preset_name: str
 ) -> dict[str, Any]:
     experiment = run.experiment
-    return {
+    record = {
         "experiment": name,
         "source": data.source,
         "seed": run.seed,
@@ -306,6 +368,9 @@ def _record(
         "history": run.history,
         "best_epoch": run.best_epoch,
     } | circumstances(data, device)
+    if earlier := run.sessions[:-1]:
+        record["earlier"] = earlier
+    return record
 
 
 def circumstances(data: Data, device: torch.device) -> dict[str, Any]:
@@ -317,47 +382,6 @@ def circumstances(data: Data, device: torch.device) -> dict[str, Any]:
             "strips": {name: len(strips) for name, strips in data.splits.items()},
         },
     } | provenance(device)
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """On what and with which code, and when, numbers were made: a part of every record."""
-    return {
-        "hardware": hardware(device),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """The device, processor and threads that a run used."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": distributed.processes(),
-        "bfloat16": has_bfloat16(device),
-    }
-
-
-@functools.cache  # the code that runs is the code that was imported, whatever is checked out meanwhile
-def commit() -> str | None:
-    """The commit of the code, with "-dirty" where the package differs from it; None outside a git checkout."""
-    try:
-        head, changed = (
-            subprocess.run(
-                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "."])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("-dirty" if changed else "")
-
-
-def settings_digest(experiment: Experiment, data: Data) -> str:
-    return hashlib.sha256(repr((sorted(asdict(experiment).items()), data.fingerprint)).encode()).hexdigest()[:8]
 
 
 def _sparse_confusion(predicted: Predictions, strips: Strips) -> list[list[int]]:

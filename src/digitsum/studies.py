@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,7 +27,7 @@ from .models.cut_digits import cells, joined
 from .models.ensemble import Ensemble
 from .models.reader import SHIFTS, Reader
 from .pseudo_labels import label_digits
-from .runs import circumstances, commit, record_of, recorded, same_run, settings_digest, write_record
+from .runs import alone, circumstances, commit, folder_of_run, record_of, recorded, runs_alike, write_record
 from .training import train
 
 READER = "reader"  # the experiment that is studied
@@ -380,7 +379,7 @@ def run_study(
     if study.measure:
         weights = Path(models) / data.source
         if study.together:
-            several = checkpoints or _trained_alike(weights)
+            several = checkpoints or _trained_alike(weights, Path(results) / data.source)
             if len(several) < 2:
                 raise CheckpointError(
                     f"The study {name} needs the weights of several readers, trained as the published one, and "
@@ -395,34 +394,28 @@ def run_study(
         usual = {variant.name: variant.experiment for variant in variants_of(name)}
         variants = study.variants(replace(base, **changes or {}))
         data = study.data(data, root)
-        for seed, variant in itertools.product(seeds, [v for v in variants if v.name in (only or usual)]):
+        wanted = [variant for variant in variants if variant.name in (only or usual)]
+        for seed, variant in itertools.product(dict.fromkeys(seeds), wanted):
             experiment, path = variant.experiment, folder / f"{variant.name}-seed{seed}.json"
             published = Path(results) / data.source / path.name
             if experiment == base and recorded(published, asdict(experiment), data.fingerprint):
                 path = published
             record = recorded(path, asdict(experiment), data.fingerprint)
             if record is None:
-                run_folder = f"{name}-{path.stem}-{settings_digest(experiment, data)}"
-                state = Path(models) / data.source / "runs" / run_folder / "resume.pt"
-                run = train(experiment, data, seed=seed, device=place, state_path=state, progress=progress)
-                record = record_of(variant.name, usual[variant.name], run, data, place, "full") | {"study": name}
-                write_record(record, path)
-                shutil.rmtree(state.parent)
+                run_folder = folder_of_run(Path(models) / data.source, f"{name}-{path.stem}", experiment, data)
+                state = run_folder / "resume.pt"
+                with alone(run_folder):  # which also removes it, once empty
+                    run = train(experiment, data, seed=seed, device=place, state_path=state, progress=progress)
+                    record = record_of(variant.name, usual[variant.name], run, data, place, "full") | {"study": name}
+                    write_record(record, path)
+                    state.unlink(missing_ok=True)
             yield path, record
 
 
-def _trained_alike(folder: Path) -> list[Path]:
+def _trained_alike(folder: Path, records: Path) -> list[Path]:
     """Weights of the reader's runs that differ from the published ones by their seed at most, one file for each."""
     path = folder / f"{READER}.safetensors"
-    if not path.exists():
-        return []
-    published = read_metadata(path)
-    found: dict[int, Path] = {}
-    for path in sorted(folder.glob(f"runs/{READER}-seed*/best.safetensors")):
-        about = read_metadata(path)
-        if same_run(about, published):
-            found.setdefault(about["seed"], path)
-    return [found[seed] for seed in sorted(found)]
+    return list(runs_alike(path, read_metadata(path), records).values()) if path.exists() else []
 
 
 def _measured(

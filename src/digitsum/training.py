@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,19 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
-from . import distributed
+from . import distributed, extras
 from .boxes import boxed
 from .checkpoints import load_state, save_state
 from .compose import Strips
 from .cuts import cut
 from .data import Data
 from .devices import autocast, keep_freed_memory, pick_device
-from .experiments import EXPERIMENTS, Experiment
+from .experiments import EXPERIMENTS, Experiment, decisive
 from .models import MODELS, StripModel
 from .models.layers import MARGIN, ink_ends
 from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
+from .provenance import provenance
 from .stream import StripStream
 
 
@@ -51,7 +53,11 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class Run:
-    """A finished training run: the model with its best weights on validation, and how it got there."""
+    """A finished training run: the model with its best weights on validation, and how it got there.
+
+    `sessions` tells on what and with which code it was trained, in order: one entry, and another wherever it went on
+    after an interruption under other circumstances.
+    """
 
     experiment: Experiment
     seed: int
@@ -60,6 +66,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
+    sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
@@ -75,6 +82,12 @@ def build(experiment: Experiment, seed: int = 0) -> StripModel:
 def trainable(model: StripModel) -> bool:
     """Whether there is anything to train, as there is not in report E's OCR."""
     return any(p.requires_grad for p in model.parameters())
+
+
+def run_keys(experiment: Experiment, *others: Any) -> list[str]:
+    """Texts that tell runs apart by what decides and by `others`: today's, and that of earlier code, with all words."""
+    settings = asdict(experiment)
+    return [repr((sorted(each.items()), *others)) for each in (decisive(settings), settings)]
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -129,15 +142,20 @@ def train(
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run = Run(experiment, seed, model, last={})
     best: dict[str, Tensor] = {}
-    key = repr((sorted(asdict(experiment).items()), seed, data.fingerprint))
+    keys = run_keys(experiment, seed, data.fingerprint)
+    here = provenance(device)
+    here["versions"] |= extras.versions(experiment.model)
 
     if state_path and state_path.exists():
-        state = load_state(state_path, key)
+        state = load_state(state_path, *keys)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         best, run.history = state["best"], state["history"]
         run.best_epoch, run.seconds = state["best_epoch"], state["seconds"]
+        run.sessions = state.get("sessions", [{}])  # earlier code did not keep them
+    if not run.sessions or run.sessions[-1] | {"date": here["date"]} != here:
+        run.sessions.append(here)
 
     net = distributed.parallel(model)
     total, done = steps * experiment.epochs, steps * len(run.history)
@@ -162,9 +180,9 @@ def train(
             bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
             if state_path and distributed.rank() == 0:
                 save_state(
-                    state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
+                    state_path, key=keys[0], model=model.state_dict(), optimizer=optimizer.state_dict(),
                     scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
-                    seconds=run.seconds,
+                    seconds=run.seconds, sessions=run.sessions,
                 )  # fmt: skip
     run.last = _weights(model)
     model.load_state_dict(best)
