@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from digitsum.__main__ import _parser
 from digitsum.checkpoints import read_metadata
 from digitsum.experiments import EXPERIMENTS
-from digitsum.records import MEASURES, PUBLISHED, TableError, load_comparison, load_records, load_studies
+from digitsum.records import MEASURES, PUBLISHED, TableError, by_experiment, load_comparison, load_records, load_studies
 from digitsum.reported import REPORTED
 from digitsum.runs import same_settings
 from digitsum.studies import READER, STUDIES, variants_of
@@ -573,3 +573,12 @@ def test_cells_cannot_break_their_table():
     assert markdown_table(["a", "b"], [["1 | 2", "x\ny"]]) == "| a | b |\n| --- | --- |\n| 1 \\| 2 | x y |"
     with pytest.raises(ValueError, match="3 cells for 2 columns"):
         markdown_table(["a", "b"], [["1", "2", "3"]])
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "models" / "mnist").glob("*.safetensors")), ids=lambda p: p.stem)
+def test_published_weights_are_of_the_best_seed_on_record(path):
+    record = by_experiment([record for record in RECORDS if record["source"] == "mnist"])[path.stem]
+    about = read_metadata(path)
+    assert (about["seed"], about["commit"], about["validation"]) == (
+        record["seed"], record["commit"], record["metrics"]["val"],
+    )  # fmt: skip

@@ -160,22 +160,28 @@ def measure_again(model: StripModel, path: str | Path, data: Data, results: str 
     """Measure a model loaded from `path` anew, with today's code, for its run's record; returns the record's path.
 
     What the record says of the training stays; "measured" says with which code, where and when the figures were made.
+    The first weights do not tell their settings; they are known by their figures on validation.
     Raises `CheckpointError` where the record is not of these weights.
     """
     about = model.metadata
     folder = folder_name(data.source, about.get("preset", "full"))
     record_path = Path(results) / folder / f"{about.get('experiment')}-seed{about.get('seed')}.json"
-    record = recorded(record_path, about.get("settings", {}), data.fingerprint)
+    record = recorded(record_path, about.get("settings"), data.fingerprint)
     made = ("commit", "versions")
-    if record is None or about["validation"] is None or any(record[key] != about.get(key) for key in made):
+    if (
+        record is None
+        or about["validation"] is None
+        or any(record[key] != about.get(key) for key in made)
+        or ("settings" not in about and record["metrics"]["val"] != about["validation"])
+    ):
         raise CheckpointError(
             f"{record_path} is not the record of {path}: their settings, data, commit or versions differ, or these are "
             "not the run's best weights. Only figures of the same weights can be renewed; train them again."
         )
-    record |= _figures(model, Experiment(**about["settings"]), data)
+    record |= _figures(model, Experiment(**record["settings"]), data)
     record["measured"] = provenance(next(model.parameters()).device)
     write_record(record, record_path)
-    save_checkpoint(model, path, **about | {"validation": record["metrics"]["val"]})
+    save_checkpoint(model, path, **about | {"settings": record["settings"], "validation": record["metrics"]["val"]})
     return record_path
 
 
@@ -313,14 +319,15 @@ def _metadata(path: Path) -> dict[str, Any]:
         return {}
 
 
-def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
-    """The record at `path`, if it is of a run with these settings on the data of this fingerprint; otherwise None."""
+def recorded(path: Path, settings: dict[str, Any] | None, fingerprint: str) -> dict[str, Any] | None:
+    """The record at `path`, if it is of a run with these settings (None: any) on this data; otherwise None."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         there = {"settings": dict(record["settings"]), "data": record["data"]["fingerprint"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or what is there is none
         return None
-    return record if same_run(there, {"settings": settings, "data": fingerprint}) else None
+    here = {"settings": there["settings"] if settings is None else settings, "data": fingerprint}
+    return record if same_run(there, here) else None
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:
