@@ -21,7 +21,7 @@ from digitsum.compose import Strips
 from digitsum.data import source_glyphs
 from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import CORE, EXPERIMENTS
-from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, compared
+from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, _words, compared
 from digitsum.likelihood import Reading
 from digitsum.look import errors
 from digitsum.records import in_rows, load_records
@@ -254,11 +254,29 @@ def test_one_command_makes_all_runs_that_differ_in_the_name_alone():
 
 
 def test_variants_say_what_is_different_from_the_network_shown():
-    networks, variants = _networks(dict.fromkeys(("cnn_no_attention-regression", "cnn_attention-regression", "ocr")))
-    assert [network["name"] for network in networks] == ["cnn_attention-regression"]
+    names = ("cnn_no_attention-regression", "cnn_attention-regression", "cnn2_linear-regression", "ocr")
+    networks, variants = _networks(dict.fromkeys(names))
+    assert [network["name"] for network in networks] == ["baseline_cnn-regression", "cnn_attention-regression"]
     assert variants == [
-        ("cnn_no_attention-regression", "cnn_attention-regression", "convolutions 7, attention after none")
+        ("cnn2_linear-regression", "baseline_cnn-regression", "no hidden layer"),
+        ("cnn_no_attention-regression", "cnn_attention-regression", "7 convolutions, no attention"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("attention_after", (3,), "attention after convolution 3"),
+        ("attention_after", (3, 4, 5), "attention after convolutions 3, 4 and 5"),
+        ("channels", (32, 64, 128), "32, 64 and 128 channels"),
+        ("dropout", 0.5, "dropout of 0.5"),
+        ("hidden", 256, "a hidden layer of 256"),
+        ("normalise", (0.5, 0.5), "inputs less 0.5 and over 0.5"),
+        ("head_size", 7, "head size 7"),
+    ],
+)
+def test_settings_of_models_in_words(setting, value, words):
+    assert _words(setting, value) == words
 
 
 def test_what_stands_beside_the_reports_is_in_the_records():
