@@ -22,7 +22,10 @@ from digitsum.runs import same_settings
 from digitsum.studies import READER, STUDIES, variants_of
 from digitsum.tables import (
     EMPTY,
+    FIGURES,
+    NOTHING,
     command,
+    figures,
     markdown_table,
     number,
     percent,
@@ -582,3 +585,10 @@ def test_published_weights_are_of_the_best_seed_on_record(path):
     assert (about["seed"], about["commit"], about["validation"]) == (
         record["seed"], record["commit"], record["metrics"]["val"],
     )  # fmt: skip
+
+
+def test_figures_leave_out_ways_of_rounding_whole_numbers():
+    measures = record(accuracy=0.4)["metrics"]["test"]
+    assert len(figures(measures)) == len(FIGURES) and NOTHING not in figures(measures)
+    whole = figures(measures | {"floor": measures["ceiling"]})
+    assert [cell == NOTHING for cell in whole] == [False] + [True] * 4 + [False] * 2

@@ -411,7 +411,7 @@ def test_a_run_is_known_by_what_decides(monkeypatch):
 
     before = key(STATEFUL)
     assert key(replace(STATEFUL, report="Z", left_open="In other words.", supervision="as ever")) == before
-    monkeypatch.setattr(training, "Experiment", Later)
+    monkeypatch.setattr("digitsum.experiments.Experiment", Later)
     later = Later(**vars(STATEFUL))
     assert key(later) == before != key(replace(later, more=1))
     assert before not in (key(replace(later, lr=0.5)), run_keys(STATEFUL, 1, "data")[0], run_keys(STATEFUL, 0, "")[0])

@@ -44,7 +44,7 @@ from .report import ReportError, make_report
 from .reproduce import plan
 from .runs import find_checkpoints, measure_again
 from .studies import READER, SEEDS, STUDIES, run_study, variants_of
-from .tables import SPLITS, markdown_table, number, percent, renew
+from .tables import FIGURES, SPLITS, figures, markdown_table, percent, renew
 
 EXPECTED = (
     CheckpointError, DataError, ExtraError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
@@ -282,15 +282,8 @@ def _paper(options: argparse.Namespace) -> int:
 
 
 def _metrics_table(metrics: dict[str, Any]) -> str:
-    header = ["split", "strips", "accuracy", "rounded", "floor", "ceiling", "MAE", "MSE"]
-    rows = [
-        [split, str(metrics[split]["n"])]
-        + [percent(metrics[split][name]) for name in ("accuracy", "rounded", "floor", "ceiling")]
-        + [number(metrics[split][name]) for name in ("mae", "mse")]
-        for split in SPLITS
-        if split in metrics
-    ]
-    return markdown_table(header, rows)
+    rows = [[split, str(metrics[split]["n"]), *figures(metrics[split])] for split in SPLITS if split in metrics]
+    return markdown_table(["split", "strips", *FIGURES], rows)
 
 
 def _experiment(text: str) -> str:  # with `choices`, argparse would refuse an empty list

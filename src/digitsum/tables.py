@@ -33,6 +33,7 @@ SPLITS = {
     "train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire",
     "first_10000": "first 10,000",
 }  # fmt: skip
+FIGURES = ("accuracy", "rounded", "floor", "ceiling", "within 0.5", "MSE", "MAE")  # of one network on one set of strips
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
 REFERENCES = ("most_common", "oracle-digit_labels")  # what the systems are held against, and stands below them
 EMPTY = "No records yet:"
@@ -58,6 +59,13 @@ def number(entry: Entry, digits: int = 2) -> str:
     """A number with its interval: "12.46 (11.90–13.02)"."""
     value, low, high = (f"{entry[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} ({low}–{high})"
+
+
+def figures(measures: Mapping[str, Entry]) -> list[str]:
+    """The cells of FIGURES; dashes for the ways of rounding where the network answers with whole numbers anyway."""
+    whole = measures["floor"] == measures["ceiling"]
+    ways = [NOTHING if whole else percent(measures[way]) for way in ("rounded", "floor", "ceiling", "within_half")]
+    return [percent(measures["accuracy"]), *ways, number(measures["mse"]), number(measures["mae"])]
 
 
 def difference(entry: Entry) -> str:
