@@ -273,6 +273,7 @@ def test_variants_say_what_is_different_from_the_network_shown():
         ("hidden", 256, "a hidden layer of 256"),
         ("normalise", (0.5, 0.5), "inputs less 0.5 and over 0.5"),
         ("head_size", 7, "head size 7"),
+        ("kind", "gated", "kind gated"),
     ],
 )
 def test_settings_of_models_in_words(setting, value, words):

@@ -440,7 +440,7 @@ def _networks(systems: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tu
 
 def _words(setting: str, value: Any) -> str:
     """A model's setting in words."""
-    parts = [f"{part:g}" for part in (value if isinstance(value, tuple) else () if value is None else (value,))]
+    parts = [str(part) for part in (value if isinstance(value, tuple) else () if value is None else (value,))]
     words = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + "".join(parts[-1:]) or "no"
     return {
         "attention_after": f"attention after convolution{'s' * (len(parts) > 1)} {words}" if parts else "no attention",
