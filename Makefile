@@ -22,7 +22,7 @@ setup: $(READY)  ## install everything into .venv
 
 run: $(READY)  ## train and evaluate: execute both notebooks into build/
 	@mkdir -p build
-	@echo "Executing training.ipynb: 7 to 13 minutes on two CPU cores. Nothing is shown here until it ends;"
+	@echo "Executing training.ipynb: 7 to 16 minutes on two CPU cores. Nothing is shown here until it ends;"
 	@echo "the weights appear one by one under models/."
 	@$(EXECUTE) training.ipynb --output-dir build
 	@echo "Executing inference.ipynb: up to 4 minutes."
@@ -47,7 +47,7 @@ lint: $(READY)  ## check style, format and types
 
 notebooks: $(READY)  ## execute both notebooks in place, for the committed outputs
 	@for notebook in $(NOTEBOOKS); do \
-		echo "Executing $$notebook in place: up to 13 minutes on two CPU cores"; \
+		echo "Executing $$notebook in place: up to 16 minutes on two CPU cores"; \
 		$(EXECUTE) $(NEUTRAL) --inplace $$notebook || exit 1; \
 	done
 
