@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from . import extras, plots
-from .augment import Augmentation
 from .claims import judged
 from .compose import GLYPH, HEIGHT, MAX_GAP, MIN_GAP, WIDTH
 from .data import STRIPS
@@ -26,7 +25,7 @@ from .pseudo_labels import SURE
 from .records import Record, in_rows, trained_on, unchanged
 from .reported import PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED, Reported
 from .reproduce import seeds_of
-from .studies import READER, STUDIES, variants_of
+from .studies import READER, STUDIES, variants_of, without_one
 from .tables import (
     NOTHING,
     SPLITS,
@@ -53,7 +52,6 @@ BLOCKS = {  # what is one row of a table of layers, though it is made of several
     "Bottleneck": "bottleneck block", "EncoderBlock": "transformer block",
 }  # fmt: skip
 MARKERS = {"o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽"}  # of plots, filled and hollow, as characters
-AUGMENTATIONS = [f"no_{kind.name}" for kind in fields(Augmentation)]  # the ablations in which one is left out
 COUNTED = (("unknown", "strings"), ("unknown", "count"), ("known", "strings"))  # what is told of other counts
 
 # What is known of the course's images, under the names of look.py's measurements, with where it is known from.
@@ -317,16 +315,18 @@ def _read(seeds: Sequence[Record]) -> list[Mapping[str, float]]:
 
 def _augmentation(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Sequence[Record]) -> dict[str, str]:
     """By how many points accuracy on `unseen` changes at most without a single augmentation, and without all."""
-    runs = dict(studies.get("ablations", {})) | {"": unchanged(records, STUDIES["ablations"].base)}
-    at = {
-        variant: statistics.mean(seed["metrics"]["unseen"]["accuracy"]["value"] for seed in seeds)
-        for variant, seeds in runs.items()
-        if seeds and (not variant or variant in AUGMENTATIONS or variant == "no_augmentation")
-    }
-    if len(at) < len(AUGMENTATIONS) + 2:
+    base = STUDIES["ablations"].base
+    augment = EXPERIMENTS[base].augment
+    single = [f"no_{kind}" for kind in without_one(augment)] if augment else []
+    runs = dict(studies.get("ablations", {})) | {base: unchanged(records, base)}
+    if not single or not all(runs.get(variant) for variant in (base, "no_augmentation", *single)):
         return {}
-    most = max(abs(at[variant] - at[""]) for variant in AUGMENTATIONS)
-    return {"one": f"{100 * most:.1f}", "all": f"{100 * (at[''] - at['no_augmentation']):.1f}"}
+    at = {
+        variant: statistics.mean(seed["metrics"]["unseen"]["accuracy"]["value"] for seed in runs[variant])
+        for variant in (base, "no_augmentation", *single)
+    }
+    most = max(abs(at[variant] - at[base]) for variant in single)
+    return {"one": f"{100 * most:.1f}", "all": f"{100 * (at[base] - at['no_augmentation']):.1f}"}
 
 
 def _start_helps(studies: Mapping[str, Mapping[str, Sequence[Record]]], records: Sequence[Record]) -> bool | None:

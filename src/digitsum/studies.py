@@ -73,6 +73,16 @@ class Study:
 # What is trained
 
 
+def without_one(augment: Augmentation) -> dict[str, Augmentation]:
+    """The augmentation without each of the kinds that it has, by the name of the kind."""
+    defaults: dict[str, Any] = {kind.name: kind.default for kind in fields(augment)}
+    return {
+        kind: replace(augment, **{kind: default})
+        for kind, default in defaults.items()
+        if getattr(augment, kind) != default
+    }
+
+
 def _ablations(reader: Experiment) -> list[Variant]:
     known = reader.objective_args
     flat = reader.model_args | {"empty_bias": 0.0}  # where no output means "nothing"
@@ -109,13 +119,8 @@ def _ablations(reader: Experiment) -> list[Variant]:
         ),
     }
     if reader.augment:
-        for part in fields(Augmentation):
-            if getattr(reader.augment, part.name) != part.default:
-                without: dict[str, Any] = {part.name: part.default}
-                changes[f"no_{part.name}"] = (
-                    f"Without `{part.name}` in the augmentation.",
-                    {"augment": replace(reader.augment, **without)},
-                )
+        for part, rest in without_one(reader.augment).items():
+            changes[f"no_{part}"] = (f"Without `{part}` in the augmentation.", {"augment": rest})
         changes["clean"] = (
             "Only moved, no longer bent, in the last epochs, after He et al., Data Augmentation Revisited (2019).",
             {"clean": 0.15},

@@ -245,17 +245,12 @@ def _details(records: Sequence[Record]) -> str:
 
 
 def _choices(records: Sequence[Record]) -> str:
-    """A row per sentence on what a report left open."""
-    rows = [[", ".join(f"`{name}`" for name in names), *words] for names, *words in left_open(records)]
-    return markdown_table(["experiment", "report", "what it left open, and what was chosen here"], rows)
-
-
-def left_open(records: Sequence[Record]) -> list[tuple[list[str], str, str]]:
-    """What each report left open, said once for all experiments of which it is the same: (names, report, sentence)."""
+    """A row per sentence on what a report left open, said once for all experiments of which it is the same."""
     said: dict[tuple[str, str], list[str]] = {}
     for name in dict.fromkeys(record["experiment"] for record in records):
-        said.setdefault((EXPERIMENTS[name].report, EXPERIMENTS[name].left_open), []).append(name)
-    return [(names, report, sentence) for (report, sentence), names in said.items()]
+        said.setdefault((EXPERIMENTS[name].report, EXPERIMENTS[name].left_open), []).append(f"`{name}`")
+    rows = [[", ".join(names), *words] for words, names in said.items()]
+    return markdown_table(["experiment", "report", "what it left open, and what was chosen here"], rows)
 
 
 def _runs(records: Sequence[Record]) -> str:
@@ -377,7 +372,7 @@ def _speed(record: Record) -> str:
 
 
 def _values(seeds: Sequence[Record], split: str, measure: str) -> list[float]:
-    return [record["metrics"][split][measure]["value"] for record in seeds]
+    return [entry["value"] for entry in _entries(seeds, split, measure)]
 
 
 def share_of(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> str:
