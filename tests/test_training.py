@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,13 +19,13 @@ from scipy.stats import entropy
 
 from digitsum import devices, provenance, training
 from digitsum.augment import Augmentation
-from digitsum.checkpoints import CheckpointError, load_state, save_state
+from digitsum.checkpoints import CheckpointError, load_state
 from digitsum.compose import Strips
 from digitsum.data import Data
 from digitsum.devices import pick_device
 from digitsum.experiments import EXPERIMENTS, Experiment
 from digitsum.objectives import OBJECTIVES, Regression
-from digitsum.training import Run, TrainingError, resident, run_keys, to_input, train, validate
+from digitsum.training import Run, TrainingError, resident, run_key, to_input, train, validate
 
 CPU = torch.device("cpu")
 STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`
@@ -377,20 +377,6 @@ def test_every_part_of_a_run_says_where_it_was_made(tiny, tmp_path, monkeypatch)
     assert set(found.sessions[0]) == {"hardware", "versions", "commit", "date"}
 
 
-def test_a_state_of_earlier_code_is_resumed(stateful_run, tiny, tmp_path, monkeypatch):
-    """Its key held all words, and it did not say where it was made."""
-    state_path = tmp_path / "resume.pt"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, STEPS + 2)
-        run(STATEFUL, tiny, state_path=state_path)
-    state = torch.load(state_path, weights_only=True)
-    del state["sessions"]
-    save_state(state_path, **state | {"key": repr((sorted(asdict(STATEFUL).items()), 0, tiny.fingerprint))})
-    resumed = run(STATEFUL, tiny, state_path=state_path)
-    assert_same_run(resumed, stateful_run)
-    assert [bool(each) for each in resumed.sessions] == [False, True]
-
-
 def test_other_words_make_no_other_run(stateful_run, tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, STEPS + 2)
@@ -407,14 +393,14 @@ def test_a_run_is_known_by_what_decides(monkeypatch):
         more: int = 0
 
     def key(row: Experiment) -> str:
-        return run_keys(row, 0, "data")[0]
+        return run_key(row, 0, "data")
 
     before = key(STATEFUL)
     assert key(replace(STATEFUL, report="Z", left_open="In other words.", supervision="as ever")) == before
     monkeypatch.setattr("digitsum.experiments.Experiment", Later)
     later = Later(**vars(STATEFUL))
     assert key(later) == before != key(replace(later, more=1))
-    assert before not in (key(replace(later, lr=0.5)), run_keys(STATEFUL, 1, "data")[0], run_keys(STATEFUL, 0, "")[0])
+    assert before not in (key(replace(later, lr=0.5)), run_key(STATEFUL, 1, "data"), run_key(STATEFUL, 0, ""))
 
 
 def test_a_finished_run_is_not_trained_further(tiny, tmp_path, monkeypatch):

@@ -108,8 +108,8 @@ def save_state(path: Path, **state: Any) -> None:
         torch.save(state, temporary)
 
 
-def load_state(path: Path, *keys: str) -> dict[str, Any]:
-    """The state of the unfinished run that has one of these keys.
+def load_state(path: Path, key: str) -> dict[str, Any]:
+    """The state of the unfinished run that has this key.
 
     Raises `CheckpointError` for a damaged file or another run's.
     """
@@ -127,7 +127,7 @@ def load_state(path: Path, *keys: str) -> dict[str, Any]:
         Exception
     ) as error:  # what zipfile and torch raise on junk is undocumented, IndexError and TypeError included
         raise CheckpointError(f"{path} is not a whole training state ({error}). {remedy}") from error
-    if not isinstance(state, dict) or state.get("key") not in keys:
+    if not isinstance(state, dict) or state.get("key") != key:
         raise CheckpointError(f"{path} belongs to a run with other settings or other data. {remedy}")
     return state
 

@@ -28,7 +28,7 @@ from .experiments import EXPERIMENTS, Experiment, decisive, differences, named, 
 from .models import StripModel, WeightsError
 from .provenance import commit, provenance
 from .stream import CHUNK, StripStream
-from .training import Run, TrainingError, build, run_keys, train, trainable
+from .training import Run, TrainingError, build, run_key, train, trainable
 
 FIRST = 10_000  # training strips whose metrics report E's OCR has too
 TIMED = 1_000  # strips whose prediction is timed
@@ -108,13 +108,9 @@ def run_experiment(
 
 
 def folder_of_run(weights: Path, name: str, experiment: Experiment, data: Data) -> Path:
-    """The folder, below that of a source's weights, of a run with these settings on this data.
-
-    A run that earlier code has begun, which told runs apart by words too, goes on where it began.
-    """
-    digests = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in run_keys(experiment, data.fingerprint)]
-    today, earlier = (weights / "runs" / f"{name}-{digest}" for digest in digests)
-    return earlier if (earlier / "resume.pt").exists() else today
+    """The folder, below that of a source's weights, of a run with these settings on this data."""
+    digest = hashlib.sha256(run_key(experiment, data.fingerprint).encode()).hexdigest()[:8]
+    return weights / "runs" / f"{name}-{digest}"
 
 
 @contextmanager
@@ -160,20 +156,14 @@ def measure_again(model: StripModel, path: str | Path, data: Data, results: str 
     """Measure a model loaded from `path` anew, with today's code, for its run's record; returns the record's path.
 
     What the record says of the training stays; "measured" says with which code, where and when the figures were made.
-    The first weights do not tell their settings; they are known by their figures on validation.
     Raises `CheckpointError` where the record is not of these weights.
     """
     about = model.metadata
     folder = folder_name(data.source, about.get("preset", "full"))
     record_path = Path(results) / folder / f"{about.get('experiment')}-seed{about.get('seed')}.json"
-    record = recorded(record_path, about.get("settings"), data.fingerprint)
+    record = recorded(record_path, about.get("settings", {}), data.fingerprint)
     made = ("commit", "versions")
-    if (
-        record is None
-        or about["validation"] is None
-        or any(record[key] != about.get(key) for key in made)
-        or ("settings" not in about and record["metrics"]["val"] != about["validation"])
-    ):
+    if record is None or about["validation"] is None or any(record[key] != about.get(key) for key in made):
         raise CheckpointError(
             f"{record_path} is not the record of {path}: their settings, data, commit or versions differ, or these are "
             "not the run's best weights. Only figures of the same weights can be renewed; train them again."
@@ -181,7 +171,7 @@ def measure_again(model: StripModel, path: str | Path, data: Data, results: str 
     record |= _figures(model, Experiment(**record["settings"]), data)
     record["measured"] = provenance(next(model.parameters()).device)
     write_record(record, record_path)
-    save_checkpoint(model, path, **about | {"settings": record["settings"], "validation": record["metrics"]["val"]})
+    save_checkpoint(model, path, **about | {"validation": record["metrics"]["val"]})
     return record_path
 
 
@@ -319,15 +309,14 @@ def _metadata(path: Path) -> dict[str, Any]:
         return {}
 
 
-def recorded(path: Path, settings: dict[str, Any] | None, fingerprint: str) -> dict[str, Any] | None:
-    """The record at `path`, if it is of a run with these settings (None: any) on this data; otherwise None."""
+def recorded(path: Path, settings: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+    """The record at `path`, if it is of a run with these settings on this data; otherwise None."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         there = {"settings": dict(record["settings"]), "data": record["data"]["fingerprint"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or what is there is none
         return None
-    here = {"settings": there["settings"] if settings is None else settings, "data": fingerprint}
-    return record if same_run(there, here) else None
+    return record if same_run(there, {"settings": settings, "data": fingerprint}) else None
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:

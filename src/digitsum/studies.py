@@ -435,9 +435,9 @@ def _measured(
     """The record of measuring one reader, or several together, which says whose weights it measured."""
     each = [read_metadata(checkpoint) for checkpoint in checkpoints]
     for checkpoint, about in zip(checkpoints, each, strict=True):
-        if about.get("experiment", READER) != READER:  # weights of the first version do not tell
+        if about.get("experiment") != READER:
             raise CheckpointError(
-                f"{checkpoint} holds weights of {about['experiment']}; the study {name} is of {READER}'s"
+                f"{checkpoint} holds weights of {about.get('experiment')}; the study {name} is of {READER}'s"
             )
         if about["data"] != data.fingerprint:
             raise CheckpointError(
@@ -446,15 +446,15 @@ def _measured(
             )
     about, weights = each[0], " ".join(about["digest"] for about in each)
     path = folder / f"{READER}-seed{about['seed']}.json"
-    settings = about.get("settings", {})  # which they do not tell either
-    record = recorded(path, settings, data.fingerprint)
+    record = recorded(path, about["settings"], data.fingerprint)
     if record is None or record["weights"] != weights:
         started = time.perf_counter()
         readers = [load_checkpoint(checkpoint, device) for checkpoint in checkpoints]
         record = {
             "study": name, "experiment": READER, "source": data.source, "seed": about["seed"],
-            "preset": about["preset"], "settings": settings, "weights": weights, "seeds": [a["seed"] for a in each],
-            "weights_commit": about["commit"], "changed": {}, **circumstances(data, device),
+            "preset": about["preset"], "settings": about["settings"], "weights": weights,
+            "seeds": [a["seed"] for a in each], "weights_commit": about["commit"], "changed": {},
+            **circumstances(data, device),
             "measured": measure(readers[0] if len(readers) == 1 else Ensemble(readers), data, root),
         }  # fmt: skip
         record["seconds"] = {"total": round(time.perf_counter() - started, 1)}

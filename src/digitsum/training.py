@@ -84,10 +84,9 @@ def trainable(model: StripModel) -> bool:
     return any(p.requires_grad for p in model.parameters())
 
 
-def run_keys(experiment: Experiment, *others: Any) -> list[str]:
-    """Texts that tell runs apart by what decides and by `others`: today's, and that of earlier code, with all words."""
-    settings = asdict(experiment)
-    return [repr((sorted(each.items()), *others)) for each in (decisive(settings), settings)]
+def run_key(experiment: Experiment, *others: Any) -> str:
+    """A text that tells runs apart by the settings that decide and by `others`."""
+    return repr((sorted(decisive(asdict(experiment)).items()), *others))
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -142,18 +141,17 @@ def train(
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run = Run(experiment, seed, model, last={})
     best: dict[str, Tensor] = {}
-    keys = run_keys(experiment, seed, data.fingerprint)
+    key = run_key(experiment, seed, data.fingerprint)
     here = provenance(device)
     here["versions"] |= extras.versions(experiment.model)
 
     if state_path and state_path.exists():
-        state = load_state(state_path, *keys)
+        state = load_state(state_path, key)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         best, run.history = state["best"], state["history"]
-        run.best_epoch, run.seconds = state["best_epoch"], state["seconds"]
-        run.sessions = state.get("sessions", [{}])  # earlier code did not keep them
+        run.best_epoch, run.seconds, run.sessions = state["best_epoch"], state["seconds"], state["sessions"]
     if not run.sessions or run.sessions[-1] | {"date": here["date"]} != here:
         run.sessions.append(here)
 
@@ -180,7 +178,7 @@ def train(
             bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
             if state_path and distributed.rank() == 0:
                 save_state(
-                    state_path, key=keys[0], model=model.state_dict(), optimizer=optimizer.state_dict(),
+                    state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
                     scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
                     seconds=run.seconds, sessions=run.sessions,
                 )  # fmt: skip
