@@ -46,7 +46,7 @@ def runs(tmp_path_factory) -> dict[int, Path]:
         assert main(TRAIN) == 0
     (two / "process.py").write_text(PROCESS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "process.py"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(two)}  # torchrun leaves its own
     done = subprocess.run([*torchrun, *TRAIN], cwd=two, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     (two / "said").write_text(done.stdout)
