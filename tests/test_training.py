@@ -23,6 +23,7 @@ from digitsum.checkpoints import CheckpointError, load_state
 from digitsum.compose import Strips
 from digitsum.data import Data
 from digitsum.devices import pick_device
+from digitsum.evaluation import predict
 from digitsum.experiments import EXPERIMENTS, Experiment
 from digitsum.objectives import OBJECTIVES, Regression
 from digitsum.training import Run, TrainingError, resident, run_key, to_input, train, validate
@@ -509,3 +510,34 @@ def test_bfloat16_is_for_processors_that_are_faster_in_it(name, avx512, amx, fas
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert devices.has_bfloat16(CPU) is faster
     assert devices.has_bfloat16(torch.device("mps")) is False
+
+
+def half_of_a_denormal() -> float:
+    return torch.full((), 1e-39).mul(0.5).item()
+
+
+def test_denormals_count_as_zero_for_as_long_as_asked():
+    with devices.denormals_as_zero():
+        with devices.denormals_as_zero():
+            assert half_of_a_denormal() == 0
+        assert half_of_a_denormal() == 0
+    assert half_of_a_denormal() > 0
+
+
+def test_training_and_reading_take_denormals_for_zero(tiny, monkeypatch):
+    """And leave them to others as they were, also where they fail."""
+    seen = []
+
+    def answer(self, batch):
+        seen.append(half_of_a_denormal())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "to_input", lambda images: answer(None, images))
+    with pytest.raises(KeyboardInterrupt):
+        run(SHORT, tiny)
+    assert half_of_a_denormal() > 0
+    model = training.build(SHORT)
+    monkeypatch.setattr(type(model), "answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, tiny.val.images)
+    assert seen == [0, 0] and half_of_a_denormal() > 0

@@ -20,7 +20,7 @@ from . import distributed
 from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips
 from .cuts import cut
 from .data import Data
-from .devices import keep_freed_memory
+from .devices import denormals_as_zero, keep_freed_memory
 from .likelihood import Reading
 from .models import StripModel
 from .models.reader import Reader
@@ -78,6 +78,7 @@ class Sight:
 
 
 @torch.no_grad()
+@denormals_as_zero()
 def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     """Predict on the device the model is on, in float32; only readers may look in bfloat16 (see `Reader.glance`).
 

@@ -21,7 +21,7 @@ from .checkpoints import load_state, save_state
 from .compose import Strips
 from .cuts import cut
 from .data import Data
-from .devices import autocast, keep_freed_memory, pick_device
+from .devices import autocast, denormals_as_zero, keep_freed_memory, pick_device
 from .experiments import EXPERIMENTS, Experiment, decisive
 from .models import MODELS, StripModel
 from .models.layers import MARGIN, ink_ends
@@ -94,6 +94,7 @@ def to_input(images: Tensor) -> Tensor:
     return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
+@denormals_as_zero()
 def train(
     experiment: str | Experiment,
     data: Data,
