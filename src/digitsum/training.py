@@ -94,7 +94,6 @@ def to_input(images: Tensor) -> Tensor:
     return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-@denormals_as_zero()
 def train(
     experiment: str | Experiment,
     data: Data,
@@ -189,6 +188,7 @@ def train(
     return run
 
 
+@denormals_as_zero()
 def train_epoch(
     model: StripModel,
     optimizer: torch.optim.Optimizer,
@@ -279,6 +279,7 @@ def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+@denormals_as_zero()
 def validate(model: StripModel, images: Tensor, sums: Tensor, bfloat16: bool = True) -> dict[str, float]:
     """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8, at one look.
 
