@@ -35,10 +35,8 @@ class Reported(NamedTuple):
 
 _WORDS, _BRIEF = "train {0}, validation {1}", "validation {1}, train {0}"  # of report E's networks
 _MEASURES = (("train", "accuracy"), ("val", "accuracy"))
-_UNFITTED = (
-    "Trained by the settings chosen for one attention layer at the end, by which it reads fewer of its training strips "
-    "too: it may want settings of its own."
-)
+_BORROWED = "Trained by the settings chosen for one attention layer at the end: it may want settings of its own."
+_UNFITTED = f"{_BORROWED} By these it reads fewer of its training strips too."
 
 REPORTED = {
     row.experiment: row
@@ -104,7 +102,7 @@ REPORTED = {
         ),
         Reported(
             "cnn_attention_between-regression", "E", "attention between convolutions 3 and 4",
-            _WORDS, ("93.09 %", "70.95 %"), _BRIEF, _MEASURES, _UNFITTED,
+            _WORDS, ("93.09 %", "70.95 %"), _BRIEF, _MEASURES, _BORROWED,
         ),
     )
 }  # fmt: skip
