@@ -37,8 +37,9 @@ def weights(workplace) -> dict[str, Path]:
         experiment = EXPERIMENTS[name]
         paths[name] = workplace / "models" / "digits" / f"{name}.safetensors"
         save_checkpoint(
-            build(experiment), paths[name], model=experiment.model, model_args=experiment.model_args,
-            objective=experiment.objective, seed=0, weights="none", data=load_data("digits").fingerprint,
+            build(experiment), paths[name], experiment=name, model=experiment.model,
+            model_args=experiment.model_args, objective=experiment.objective, seed=0, weights="none",
+            data=load_data("digits").fingerprint,
         )  # fmt: skip
     return paths
 

@@ -54,7 +54,7 @@ def denormals_as_zero() -> Iterator[None]:
     It computes with them many times more slowly, and the attention of a trained network is full of them, as all but a
     few of its weights are next to nothing. Threads that torch had started before go on as they were.
     """
-    before = not torch.full((), 1e-39).mul(0.5)
+    before = not torch.full((), 1e-39, dtype=torch.float32, device="cpu").mul(0.5)
     torch.set_flush_denormal(True)
     try:
         yield

@@ -435,10 +435,8 @@ def _measured(
     """The record of measuring one reader, or several together, which says whose weights it measured."""
     each = [read_metadata(checkpoint) for checkpoint in checkpoints]
     for checkpoint, about in zip(checkpoints, each, strict=True):
-        if about.get("experiment") != READER:
-            raise CheckpointError(
-                f"{checkpoint} holds weights of {about.get('experiment')}; the study {name} is of {READER}'s"
-            )
+        if (of := about.get("experiment", "no experiment")) != READER:
+            raise CheckpointError(f"{checkpoint} holds weights of {of}; the study {name} is of {READER}'s")
         if about["data"] != data.fingerprint:
             raise CheckpointError(
                 f"{checkpoint} was trained on other strips than these, and those called unseen may have been among "
