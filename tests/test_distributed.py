@@ -95,6 +95,20 @@ def test_only_the_first_process_writes_and_speaks(runs):
     assert (runs[2] / "said").read_text().count("safetensors holds this run") == 2
 
 
+def test_what_makes_processes_share_a_device_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "here")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with (
+        pytest.raises(distributed.DeviceError, match="give --device cuda in place of cuda:1"),
+        distributed.joined("cuda:1"),
+    ):
+        raise AssertionError("joined")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    assert main([*TRAIN, "--processes", "2"]) == 1
+    assert "leave --processes away" in capsys.readouterr().err
+
+
 @given(rows=st.integers(0, 50), processes=st.integers(1, 9))
 def test_parts_are_the_whole_without_padding(rows, processes):
     parts = []

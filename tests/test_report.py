@@ -21,7 +21,7 @@ from digitsum.compose import Strips
 from digitsum.data import source_glyphs
 from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import CORE, EXPERIMENTS
-from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, _words, compared
+from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, _widening, _words, compared
 from digitsum.likelihood import Reading
 from digitsum.look import errors
 from digitsum.records import in_rows, load_records
@@ -184,6 +184,14 @@ def test_other_records_give_other_sentences(tmp_path: Path):
     ):
         assert squeezed(sentence) in text, sentence
     assert squeezed("There is no record of calibration yet") not in text
+
+
+def test_how_much_wider_intervals_are_for_others_leaves_the_reader_out():
+    factors = {"reader": 1.6, "cnn3_dropout-classification": 10.24, "oracle-digit_labels": 9.96}
+    told = {"reader": "1.5", "others": "10.0–10.2"}
+    assert _widening({"widening": factors}, {"widening": 1.5}) == told
+    assert _widening({"widening": {"reader": 1.6}}, None) == _widening(None, None) == {"reader": "", "others": ""}
+    assert _widening({"widening": {"most_common": 1.04, "ocr": 1.01}}, None)["others"] == "1.0"
 
 
 @pytest.mark.parametrize(("without", "helps"), [([0.6, 0.61], True), ([0.6, 0.81], False), ([0.9], False), ([], None)])

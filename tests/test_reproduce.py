@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from digitsum import runs
+from digitsum import __main__, runs
 from digitsum.__main__ import main
 from digitsum.checkpoints import CheckpointError
 from digitsum.experiments import EXPERIMENTS
@@ -127,6 +127,20 @@ def test_the_command_trains_what_is_missing_and_then_nothing(workplace, monkeypa
         assert main(command) == 1
     captured = capsys.readouterr()
     assert f"{NAME} seed 0: resume.pt is damaged" in captured.err and "most_common seed 0: val" in captured.out
+
+    Path(f"results/digits-smoke/{NAME}-seed0.json").unlink(missing_ok=True)
+    planned = __main__.plan
+
+    def overtaken(*arguments, **options):
+        rows = planned(*arguments, **options)
+        path = Path(f"results/digits-smoke/{NAME}-seed0.json")
+        path.write_text(path.with_name(f"{NAME}-seed3.json").read_text())
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(__main__, "plan", overtaken)
+        patch.setattr(runs, "train", None)
+        assert main(command) == 0, "what another process has trained meanwhile is not trained again"
 
     monkeypatch.setattr("digitsum.runs.preset", lambda each, name: replace(each, epochs=1, train_limit=32))
     assert (

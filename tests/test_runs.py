@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -311,6 +312,17 @@ def test_a_seed_that_gets_worse_gives_way_to_the_best(smoke, scripted, tmp_path)
     scripted(0.4)
     assert "keeps seed 1," in smoke(seed=0)["checkpoint"], "which is still there"
     assert load_checkpoint(path).metadata["seed"] == 1
+
+
+def test_last_weights_put_where_the_best_belong_are_set_aside(smoke, tmp_path):
+    """They do not tell how they read validation strips, so they cannot be the better ones."""
+    smoke(seed=0)
+    path = tmp_path / "models" / "digits-smoke" / f"{NAME}.safetensors"
+    (last,) = path.parent.glob("runs/*-seed0-*/last.safetensors")
+    shutil.copyfile(last, path)
+    assert "replaced" in smoke(seed=1)["checkpoint"]
+    assert (path.parent / "replaced" / path.name.replace(".", "-1.")).read_bytes() == last.read_bytes()
+    assert read_metadata(path)["validation"]
 
 
 def test_weights_and_record_of_another_run_are_set_aside(smoke, scripted, tiny, tmp_path):

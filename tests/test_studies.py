@@ -106,6 +106,12 @@ def test_fewer_sums_take_as_many_steps():
             assert row.batch_size == USUAL.batch_size
 
 
+def test_a_limit_holds_where_a_variant_would_take_more():
+    limited = replace(USUAL, train_limit=600)
+    for study in (STUDIES["sums"], STUDIES["cut_digits"]):
+        assert max(variant.experiment.train_limit for variant in study.variants(limited)) == 600
+
+
 def test_an_epoch_goes_over_its_strips_as_often_as_it_says(tiny):
     row = replace(EXPERIMENTS["cnn_attention-regression"], epochs=1, passes=3, train_limit=8, batch_size=8)
     seen: list[int] = []
@@ -388,6 +394,17 @@ def test_readers_together_answer_by_the_mean_of_their_probabilities(reader, stud
         same = [one.probability for one in own if one.digits == reading.digits]
         assert reading.probability == pytest.approx(sum(same) / 2)
         assert reading.probability >= max(one.probability for one in own) / 2
+
+
+def test_weights_that_tell_nothing_of_their_training_have_no_others_alike(reader, study, tmp_path):
+    path = tmp_path / "models" / "digits" / f"{READER}.safetensors"
+    model = load_checkpoint(path)
+    needed = ("model", "model_args", "objective", "objective_args")
+    save_checkpoint(model, path, **{key: model.metadata[key] for key in needed} | {"experiment": READER})
+    with pytest.raises(CheckpointError, match="needs the weights of several readers"):
+        study("ensemble")
+    with pytest.raises(CheckpointError, match="was trained on other strips"):
+        study("calibration")
 
 
 def test_of_several_runs_of_a_seed_the_one_on_record_is_measured(reader, study, tiny, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from digitsum.checkpoints import load_checkpoint
 from digitsum.compose import GLYPH, Strips
 from digitsum.cuts import cut
 from digitsum.data import Data, DataError
@@ -24,8 +22,6 @@ from digitsum.models.layers import Float32Linear, Normalise
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import run_experiment
 from digitsum.training import build, train
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def layers(name: str) -> list[str]:
@@ -116,19 +112,6 @@ def test_attention_mixes_cells_and_keeps_the_map():
     assert not torch.equal(attention(x)[:, :, 2, 3], attention(changed)[:, :, 2, 3])
     nn.init.zeros_(attention.attention.out_proj.weight)
     assert torch.equal(attention(x), x), "a way around it"
-
-
-def test_weights_from_before_there_were_variants_load(tmp_path):
-    """Under their former names the layers mean the same."""
-    model = build(EXPERIMENTS["cnn_attention-regression"]).eval()
-    former = {name.removeprefix("attention.5."): tensor for name, tensor in model.state_dict().items()}
-    assert "norm.weight" in former and "attention.in_proj_weight" in former
-    other = build(EXPERIMENTS["cnn_attention-regression"], seed=1).eval()
-    other.load_state_dict(former)
-    x = torch.rand(2, 1, 40, 168)
-    assert torch.equal(other(x), model(x))
-    published = REPOSITORY / "models" / "mnist" / "cnn_attention-regression.safetensors"
-    assert not published.exists() or load_checkpoint(published).width is None
 
 
 # Transfer

@@ -590,5 +590,7 @@ def test_published_weights_are_of_the_best_seed_on_record(path):
 def test_figures_leave_out_ways_of_rounding_whole_numbers():
     measures = record(accuracy=0.4)["metrics"]["test"]
     assert len(figures(measures)) == len(FIGURES) and NOTHING not in figures(measures)
-    whole = figures(measures | {"floor": measures["ceiling"]})
+    by_chance = figures(measures | dict.fromkeys(("floor", "ceiling"), entry(0.1)))
+    assert NOTHING not in by_chance
+    whole = figures(measures | dict.fromkeys(("rounded", "floor", "ceiling", "within_half"), measures["accuracy"]))
     assert [cell == NOTHING for cell in whole] == [False] + [True] * 4 + [False] * 2

@@ -464,6 +464,23 @@ def test_a_damaged_state_is_refused(tiny, tmp_path):
         run(replace(SHORT, epochs=1), tiny.head(16), state_path=state_path)
 
 
+@pytest.mark.parametrize("change", ["a layer is called otherwise", "an entry is new", "another optimiser"])
+def test_a_state_of_other_code_is_refused(change, tiny, tmp_path):
+    path = tmp_path / "resume.pt"
+    run(replace(SHORT, epochs=1), tiny.head(16), state_path=path)
+    state = torch.load(path, weights_only=True)
+    if change == "a layer is called otherwise":
+        name = next(iter(state["model"]))
+        state["model"]["former." + name] = state["model"].pop(name)
+    elif change == "an entry is new":
+        del state["sessions"]
+    else:
+        state["optimizer"]["param_groups"] = []
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="resume.pt was left by another version of this code. Delete it"):
+        run(replace(SHORT, epochs=1), tiny.head(16), state_path=path)
+
+
 def test_the_state_holds_whole_epochs_only(tiny, tmp_path, monkeypatch):
     interrupt(monkeypatch, at=STEPS + 1)
     with pytest.raises(KeyboardInterrupt):
@@ -477,9 +494,9 @@ def test_the_state_holds_whole_epochs_only(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("cuda", "mps", "device"),
-    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, False, "cuda")],
+    [(True, True, "cuda"), (False, True, "cpu"), (False, False, "cpu"), (True, False, "cuda")],
 )
-def test_auto_takes_the_fastest_device(cuda, mps, device, monkeypatch):
+def test_auto_takes_cuda_or_else_the_processor(cuda, mps, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device("auto") == torch.device(device)

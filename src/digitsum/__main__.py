@@ -70,6 +70,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_here(options: argparse.Namespace) -> int:
+    if options.processes > 1 and distributed.processes() > 1:
+        raise distributed.DeviceError("torchrun's processes share every run; leave --processes away")
     load = partial(stream.load, options.source, options.root, options.data_seed, options.stream)
     with distributed.first_alone():
         data = load()
@@ -151,6 +153,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             record = run_experiment(
                 row.experiment, data, seed=row.seed, device=options.device, preset_name=options.preset,
                 on_missing_weights=options.on_missing_weights, models=options.models, results=options.results,
+                again=False,  # another process may have trained it since
             )  # fmt: skip
         except (CheckpointError, DataError, ExtraError, TrainingError, WeightsError) as error:  # the others go on
             faults.append(f"{row.experiment} seed {row.seed}: {error}")
@@ -220,6 +223,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
+    chosen = list(STUDIES) if options.study == "all" else [options.study]
+    known = dict.fromkeys(variant.name for name in chosen for variant in variants_of(name))
+    if unknown := [name for name in options.only if name not in known]:
+        has = f"it has {', '.join(known)}" if known else "it trains nothing"
+        raise TrainingError(f"the study {options.study} has no variant {', '.join(unknown)}: {has}")
     load = partial(load_data, options.source, options.root, options.data_seed)
     data = load()
     print(data.reason)
@@ -229,7 +237,7 @@ def _study(options: argparse.Namespace) -> int:
         "root": options.root, "models": options.models, "results": options.results,
     }  # fmt: skip
     failed = 0
-    for name in STUDIES if options.study == "all" else [options.study]:
+    for name in chosen:
         variants = [each.name for each in variants_of(name) if each.name in options.only or not options.only]
         if options.processes > 1 and variants:
             work = partial(study_alone, load, name, settings)
@@ -328,18 +336,19 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--root", type=Path, default=Path("data"), help="folder of the user's files and of MNIST (data)")
     data.add_argument("--data-seed", type=_natural, default=0, help="draws strips and splits (0)")
     device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
-    device.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
+    device.add_argument("--device", type=_device, default="auto", help="cpu, cuda, cuda:1, or, untried, mps (CUDA or else the CPU)")
+    folders = argparse.ArgumentParser(add_help=False)
+    folders.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
+    folders.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
 
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument(
         "--on-missing-weights", default="error", choices=["error", "scratch"],
         help="stop, or go on from a random start, where published weights cannot be had (error)",
     )  # fmt: skip
-    runs.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
 
     train = commands.add_parser(
-        "train", parents=[data, device, runs], help="train experiments, save weights, write records"
+        "train", parents=[data, device, folders, runs], help="train experiments, save weights, write records"
     )
     train.add_argument("experiments", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     train.add_argument(
@@ -376,7 +385,7 @@ def _parser() -> argparse.ArgumentParser:
 
     reproduce = commands.add_parser(
         "reproduce",
-        parents=[data, device, runs],
+        parents=[data, device, folders, runs],
         help="train all that the results tables lack, going on where it stopped",
     )
     reproduce.add_argument(
@@ -388,10 +397,11 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--keep-changed", action="store_true", help="keep records that say what they changed")
     reproduce.set_defaults(run=_reproduce)
 
-    evaluate = commands.add_parser("evaluate", parents=[data, device], help="metrics of saved weights on every split")
+    evaluate = commands.add_parser(
+        "evaluate", parents=[data, device, folders], help="metrics of saved weights on every split"
+    )
     evaluate.add_argument("checkpoints", nargs="*", type=Path, help="weights (all there are for the source)")
     evaluate.add_argument("--renew", action="store_true", help="put the figures into the record of the weights' run")
-    evaluate.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     evaluate.set_defaults(run=_evaluate)
 
     compare = commands.add_parser("compare", parents=[data], help="paired tests between the published runs")
@@ -403,19 +413,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--checkpoint", type=Path, default=PUBLISHED, help="weights to predict with (the reader's)")
     predict.set_defaults(run=_predict)
 
-    study = commands.add_parser("study", parents=[data, device], help="vary the reader, or measure it, for the tables")
+    study = commands.add_parser(
+        "study", parents=[data, device, folders], help="vary the reader, or measure it, for the tables"
+    )
     study.add_argument("study", choices=["all", *STUDIES], metavar="NAME", help=", ".join(["all", *STUDIES]))
     study.add_argument("--seeds", type=_natural, nargs="+", default=SEEDS, help="of the runs ({} {} {})".format(*SEEDS))
-    variants = list(dict.fromkeys(variant.name for name in STUDIES for variant in variants_of(name)))
-    study.add_argument("--only", nargs="+", choices=variants, default=(), metavar="VARIANT", help="(all)")
+    study.add_argument("--only", nargs="+", default=(), metavar="VARIANT", help="train only these of it (all)")
     study.add_argument("--processes", type=_positive, default=1, help="variants side by side, each on a device (1)")
     study.add_argument("--epochs", type=_positive, help="in place of the study's own")
     study.add_argument("--train-limit", type=_positive, help="train on only so many strips")
     study.add_argument("--checkpoint", type=Path, nargs="+", default=(), help="readers to measure (the published one)")
-    study.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     study.set_defaults(run=_study)
 
-    speed = commands.add_parser("bench", parents=[data], help="measure speed and memory, and write a record of it")
+    speed = commands.add_parser("bench", parents=[data, device], help="measure speed and memory, and write a record")
     speed.add_argument(
         "--only", nargs="+", choices=bench.PARTS_TO_NAME, metavar="PART", help=", ".join(bench.PARTS_TO_NAME)
     )
@@ -423,7 +433,6 @@ def _parser() -> argparse.ArgumentParser:
         "--time-to-accuracy", type=_rate, metavar="MINUTES",
         help="train up to so many minutes each, and record when unseen strips are read well enough",
     )  # fmt: skip
-    speed.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     speed.add_argument("--threads", type=_positive, help="of the processor (as many as it has cores)")
     speed.add_argument("--repeats", type=_positive, default=5, help="of every measurement (5)")
     speed.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")

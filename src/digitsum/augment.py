@@ -11,7 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a strip is moved and bent, and its pen thickened; the ink stays on the canvas, so the sum stays too.
+    """How far a strip is moved and bent, and its pen thickened, such that the sum stays what it was.
+
+    It is moved no farther than to the edge of the canvas; bends may cost digits their outermost pixels there.
 
     Amounts are the largest to either side, drawn uniformly per image: `shift` in whole pixels, `scale` as a share of
     height and of width, `slant` in columns per row, `thickness` as a share of the way to one pixel more or less of pen

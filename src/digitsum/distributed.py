@@ -2,8 +2,8 @@
 
 Every process goes through the same global batches, drawn from the same random numbers, and works on its own part of
 each. The weights are therefore those of one process, to rounding, except where a layer looks across a batch or draws
-random numbers itself: batch normalisation sees the part's statistics in place of the batch's, and dropout draws another
-mask for every part. Without torchrun every function here does nothing, or the obvious.
+random numbers itself: batch normalisation sees the part's statistics in place of the batch's, and dropout draws the
+same mask for every part. Without torchrun every function here does nothing, or the obvious.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Thing = TypeVar("Thing")
 
 
 class DeviceError(RuntimeError):
-    """There are not as many devices as processes; the message says what to do."""
+    """The processes cannot have a device each; the message says what to do."""
 
 
 def processes() -> int:
@@ -44,11 +44,13 @@ def joined(device: str) -> Iterator[None]:
     """Join torchrun's other processes, each on a device of its own; nothing where torchrun did not start this one.
 
     Processes other than the first stay silent on standard output. Raises DeviceError where a machine has fewer GPUs
-    than processes.
+    than processes, or where all are told to take the same one.
     """
     if not dist.is_torchelastic_launched():
         yield
         return
+    if ":" in device:
+        raise DeviceError(f"torchrun gives every process a device of its own; give --device cuda in place of {device}")
     on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     local = int(os.environ["LOCAL_RANK"])
     if on_gpus:

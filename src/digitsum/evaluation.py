@@ -96,9 +96,9 @@ def predictions(model: StripModel, images: np.ndarray) -> Predictions:
     for rows, batch in inputs(model, images):
         order = np.concatenate([order, rows])
         values, readings, log_p = model.answer(batch)
-        told = {} if log_p is None else {"log_p": log_p.double().cpu().numpy()}
+        told = {} if log_p is None else {"log_p": log_p.cpu().double().numpy()}
         sums = model.objective.whole(values).cpu().numpy()
-        parts.append(Predictions(values.double().cpu().numpy(), sums, readings, **told))
+        parts.append(Predictions(values.cpu().double().numpy(), sums, readings, **told))
     return _together(parts).of(order.argsort())
 
 
@@ -172,7 +172,7 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
 def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """Metrics and predictions for every split, and for "entire": training, validation and test strips together.
 
-    Several processes predict a part each, and all get the whole.
+    Several processes predict a part each of whole strips, and all get the whole.
     """
     predicted = {name: read(model, split) for name, split in data.splits.items()}
     truth = {name: split.sums for name, split in data.splits.items()}

@@ -227,10 +227,11 @@ def _paired(comparison: Record) -> dict[str, Any]:
 
 def _widening(comparison: Record | None, seen: Record | None) -> dict[str, str]:
     """How many times wider intervals are for other handwriting: of the reader, and the span over the other systems."""
-    others = [f"{factor:.1f}" for factor in (comparison or {}).get("widening", {}).values()]
+    factors = (comparison or {}).get("widening", {})
+    others = [factor for name, factor in factors.items() if name != READER]
     return {
         "reader": f"{seen['widening']:.1f}" if seen and "widening" in seen else "",
-        "others": "–".join(dict.fromkeys([min(others), max(others)])) if others else "",
+        "others": "–".join(dict.fromkeys(f"{end(others):.1f}" for end in (min, max))) if others else "",
     }
 
 
@@ -319,11 +320,12 @@ def _augmentation(studies: Mapping[str, Mapping[str, Sequence[Record]]], records
     augment = EXPERIMENTS[base].augment
     single = [f"no_{kind}" for kind in without_one(augment)] if augment else []
     runs = dict(studies.get("ablations", {})) | {base: unchanged(records, base)}
-    if not single or not all(runs.get(variant) for variant in (base, "no_augmentation", *single)):
+    compared = (base, "no_augmentation", *single)
+    if not single or not all(runs.get(variant) for variant in compared):
         return {}
     at = {
         variant: statistics.mean(seed["metrics"]["unseen"]["accuracy"]["value"] for seed in runs[variant])
-        for variant in (base, "no_augmentation", *single)
+        for variant in compared
     }
     most = max(abs(at[variant] - at[base]) for variant in single)
     return {"one": f"{100 * most:.1f}", "all": f"{100 * (at[base] - at['no_augmentation']):.1f}"}
@@ -389,7 +391,7 @@ def _task() -> dict[str, Any]:
     reader = build(EXPERIMENTS[READER]).objective
     return {
         "strings": f"{strings.sum():,}", "sums": NUM_SUMS, "largest_sum": NUM_SUMS - 1,
-        "most_common": int(strings.argmax()), "ways": f"{strings.max():,}", "most_common_share": float(share.max()),
+        "most_common": int(strings.argmax()), "ways": f"{strings.max():,}",
         "guess": _percent(float(share.max())), "bits_of_sum": f"{-(share * np.log2(share)).sum():.1f}",
         "bits_of_digits": f"{math.log2(strings.sum()):.1f}", "height": HEIGHT, "width": WIDTH, "glyph": GLYPH,
         "min_gap": MIN_GAP, "max_gap": MAX_GAP, "offset": HEIGHT - GLYPH, "count": reader.count,

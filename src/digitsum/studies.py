@@ -176,7 +176,8 @@ def _variant(reader: Experiment, name: str, sentence: str, **changes: Any) -> Va
 
 
 def _same_steps(reader: Experiment, n: int) -> dict[str, int]:
-    """Settings for `n` strips in as many steps as `reader` takes over all of its own, to the nearest epoch."""
+    """Settings for `n` strips, or for its limit, in as many steps as `reader` takes over all, to the nearest epoch."""
+    n = min(n, reader.train_limit or n)
     passes = max(STRIPS // n, 1)
     return {"train_limit": n, "passes": passes, "epochs": max(round(reader.epochs * STRIPS / (n * passes)), 1)}
 
@@ -420,7 +421,8 @@ def run_study(
 def _trained_alike(folder: Path, records: Path) -> list[Path]:
     """Weights of the reader's runs that differ from the published ones by their seed at most, one file for each."""
     path = folder / f"{READER}.safetensors"
-    return list(runs_alike(path, read_metadata(path), records).values()) if path.exists() else []
+    about = read_metadata(path) if path.exists() else {}
+    return list(runs_alike(path, about, records).values()) if about.keys() >= {"data", "settings"} else []
 
 
 def _measured(
@@ -437,7 +439,7 @@ def _measured(
     for checkpoint, about in zip(checkpoints, each, strict=True):
         if (of := about.get("experiment", "no experiment")) != READER:
             raise CheckpointError(f"{checkpoint} holds weights of {of}; the study {name} is of {READER}'s")
-        if about["data"] != data.fingerprint:
+        if about.get("data") != data.fingerprint:
             raise CheckpointError(
                 f"{checkpoint} was trained on other strips than these, and those called unseen may have been among "
                 f"them. Train it on these: python -m digitsum train {READER} --source {data.source} --preset full"

@@ -63,9 +63,10 @@ def number(entry: Entry, digits: int = 2) -> str:
 
 def figures(measures: Mapping[str, Entry]) -> list[str]:
     """The cells of FIGURES; dashes for the ways of rounding where the network answers with whole numbers anyway."""
-    whole = measures["floor"] == measures["ceiling"]
-    ways = [NOTHING if whole else percent(measures[way]) for way in ("rounded", "floor", "ceiling", "within_half")]
-    return [percent(measures["accuracy"]), *ways, number(measures["mse"]), number(measures["mae"])]
+    ways = [measures[way] for way in ("rounded", "floor", "ceiling", "within_half")]
+    whole = all(way == measures["accuracy"] for way in ways)
+    rounded = [NOTHING if whole else percent(way) for way in ways]
+    return [percent(measures["accuracy"]), *rounded, number(measures["mse"]), number(measures["mae"])]
 
 
 def difference(entry: Entry) -> str:

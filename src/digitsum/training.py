@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from . import distributed, extras
 from .boxes import boxed
-from .checkpoints import load_state, save_state
+from .checkpoints import CheckpointError, load_state, save_state
 from .compose import Strips
 from .cuts import cut
 from .data import Data
@@ -120,7 +120,8 @@ def train(
     strips: Strips | StripStream = data.train[: experiment.train_limit]
     choose = data.val
     if isinstance(strips, Strips):
-        strips = strips[np.tile(np.arange(len(strips)), experiment.passes)]
+        if experiment.passes > 1:  # indexing copies
+            strips = strips[np.tile(np.arange(len(strips)), experiment.passes)]
         if model.reads_cuts:
             strips, choose = cut(strips), cut(choose)
         elif model.reads_boxes:
@@ -147,11 +148,16 @@ def train(
 
     if state_path and state_path.exists():
         state = load_state(state_path, key)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        best, run.history = state["best"], state["history"]
-        run.best_epoch, run.seconds, run.sessions = state["best_epoch"], state["seconds"], state["sessions"]
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+            best, run.history = state["best"], state["history"]
+            run.best_epoch, run.seconds, run.sessions = state["best_epoch"], state["seconds"], state["sessions"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{state_path} was left by another version of this code. Delete it to start that run anew."
+            ) from error
     if not run.sessions or run.sessions[-1] | {"date": here["date"]} != here:
         run.sessions.append(here)
 
@@ -323,7 +329,10 @@ def _check_finite(losses: Tensor, epoch: int, first_step: int, lr: float) -> Non
 
 @contextmanager
 def _seeded(*parts: int, device: torch.device | None = None):
-    """Draw from torch's random numbers as a function of `parts`, and leave the caller's stream as it was."""
+    """Draw from torch's random numbers as a function of `parts`, and leave the caller's as they were.
+
+    Put back are the processor's and, where `device` is one, that GPU's; those of other GPUs are not.
+    """
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -54,7 +53,6 @@ class CNNAttention(StripModel):
         self.attention = nn.ModuleDict({str(place): SelfAttention(128, heads) for place in attention_after})
         self.hidden = nn.Sequential(nn.BatchNorm1d(128), nn.Linear(128, 256), nn.ReLU())
         self.head = Float32Linear(256, outputs)
-        self.register_load_state_dict_pre_hook(_rename)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images
@@ -64,11 +62,3 @@ class CNNAttention(StripModel):
                 x = self.attention[str(place)](x)
         x = self.hidden(x.mean(dim=(2, 3)))  # (N, 256)
         return self.head(x)  # (N, outputs)
-
-
-def _rename(model: CNNAttention, state: dict[str, Any], *_: Any) -> None:
-    """Load weights from when there was only one attention layer, after the fifth convolution, and it had no number."""
-    for name in list(state):
-        kind, rest = name.split(".", 1)
-        if kind == "norm" or kind == "attention" and not rest[0].isdigit():
-            state["attention.5." + name] = state.pop(name)
