@@ -87,7 +87,7 @@ def test_comparisons_go_seed_by_seed(accuracies, expected):
 def test_report_c_is_judged_by_last_epochs():
     """Not by the epochs that were chosen, which say the opposite here."""
     records = [record(REGRESSOR, 0.1, last=0.3), record(CLASSIFIER, 0.2, last=0.15)]
-    _, _, measured, found = row("Regression beats", *records)
+    _, _, measured, found = row("Regression beats classification on", *records)
     assert found == "holds (one seed)" and measured == "seed 0: 30.0 against 15.0 %"
 
 
@@ -145,14 +145,14 @@ def test_memorising_and_repeated_glyphs():
     assert verdict("The classifier memorises", record(CLASSIFIER, 0.1)) == "undecided (one seed)"
     flattered = record(REGRESSOR, 0.5)
     flattered["metrics"]["unseen"]["accuracy"] = share(1000, N)
-    assert verdict("The split repeats", flattered) == "holds (one system)"
+    assert verdict("A split that repeats", flattered) == "holds (one system)"
 
 
 def test_repeated_glyphs_are_judged_by_the_mean_over_seeds():
     records = [record(REGRESSOR, 0.5, seed) for seed in (0, 10)]
     for each, hits in zip(records, (1300, 1500), strict=True):  # one seed falls, the other does not
         each["metrics"]["unseen"]["accuracy"] = share(hits, N)
-    _, _, measured, found = row("The split repeats", *records)
+    _, _, measured, found = row("A split that repeats", *records)
     assert measured.startswith(f"`{REGRESSOR}`, 50.0 against 46.7 %") and found == "holds (one system)"
 
 

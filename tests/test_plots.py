@@ -204,6 +204,7 @@ def test_no_two_experiments_look_the_same():
     looks = [plots.look_of(name) for name in EXPERIMENTS]
     assert all(looks.count(look) == 1 for look in looks)
     assert all(plots.look_of(f"{letter}-regression") not in looks for letter in "abcdefghij")
+    assert plots.look_of("cnn-classification (quick)") == plots.look_of("cnn-classification")
     assert plots.look_of("unheard_of-regression") == plots.look_of("unheard_of-regression")
 
 

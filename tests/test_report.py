@@ -21,7 +21,18 @@ from digitsum.compose import Strips
 from digitsum.data import source_glyphs
 from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import CORE, EXPERIMENTS
-from digitsum.facts import _commands, _layers, _networks, _order, _stacks, _start_helps, _widening, _words, compared
+from digitsum.facts import (
+    _commands,
+    _layers,
+    _minutes_alike,
+    _networks,
+    _order,
+    _stacks,
+    _start_helps,
+    _widening,
+    _words,
+    compared,
+)
 from digitsum.likelihood import Reading
 from digitsum.look import errors
 from digitsum.records import in_rows, load_records
@@ -186,6 +197,17 @@ def test_other_records_give_other_sentences(tmp_path: Path):
     assert squeezed("There is no record of calibration yet") not in text
 
 
+def test_minutes_are_held_against_those_of_the_same_kind_of_processor():
+    def trained(cpu: str, *minutes: int) -> list[dict]:
+        hardware = written()["hardware"] | {"cpu": cpu}
+        return [written() | {"hardware": hardware, "seconds": {"train": 60.0 * each}} for each in minutes]
+
+    fast, slow = trained("fast", 20, 31), trained("slow", 40, 52)
+    assert _minutes_alike(fast + slow[:1], slow) == ["40", "40–52"]
+    assert _minutes_alike(fast, fast) == ["20–31", "20–31"]
+    assert _minutes_alike(fast, slow) is None
+
+
 def test_how_much_wider_intervals_are_for_others_leaves_the_reader_out():
     factors = {"reader": 1.6, "cnn3_dropout-classification": 10.24, "oracle-digit_labels": 9.96}
     told = {"reader": "1.5", "others": "10.0–10.2"}
@@ -244,6 +266,10 @@ def test_a_table_of_layers_counts_every_parameter(name: str):
     model = build(replace(EXPERIMENTS[name], weights=None))
     counted = sum(int(parameters.replace(",", "")) for *_, parameters in rows)
     assert counted == sum(p.numel() for p in model.parameters())
+
+
+def test_layers_of_the_oracle_are_shown_for_a_cut():
+    assert [row[1] for row in _layers("oracle-digit_labels")][:2] == ["32 × 40 × 28", "32 × 20 × 14"]
 
 
 def test_rows_are_in_the_order_of_readme_and_a_shortened_run_takes_no_full_ones_place():

@@ -436,6 +436,7 @@ def test_a_measurement_without_its_figures_is_named(whole: dict, tmp_path: Path)
 def test_without_records_a_sentence_says_how_to_make_some(tmp_path: Path):
     readme = tmp_path / "README.md"
     readme.write_text(page("results-mnist", "details-mnist", "peers"))
+    (tmp_path / "results").mkdir()
     assert renew(readme, tmp_path / "results")
     ours, theirs = readme.read_text().split("<!-- table:peers -->")
     assert "No records yet: `python -m digitsum train" in ours and "|" not in ours

@@ -313,7 +313,11 @@ def _positive(text: str) -> int:
 
 
 def _rate(text: str) -> float:
-    if not 0 < float(text) < math.inf:
+    try:
+        right = 0 < float(text) < math.inf
+    except ValueError:
+        right = False
+    if not right:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return float(text)
 
@@ -336,7 +340,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--root", type=Path, default=Path("data"), help="folder of the user's files and of MNIST (data)")
     data.add_argument("--data-seed", type=_natural, default=0, help="draws strips and splits (0)")
     device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", type=_device, default="auto", help="cpu, cuda, cuda:1, or, untried, mps (CUDA or else the CPU)")
+    device.add_argument(
+        "--device", type=_device, default="auto", help="cpu, cuda, cuda:1, or, untried, mps (CUDA or else the CPU)"
+    )
     folders = argparse.ArgumentParser(add_help=False)
     folders.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
     folders.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
@@ -439,16 +445,19 @@ def _parser() -> argparse.ArgumentParser:
     speed.set_defaults(run=_bench)
 
     tables = commands.add_parser("tables", help="renew the tables of README and docs/performance.md from the records")
-    tables.add_argument("--readme", type=Path, default=Path("README.md"))
-    tables.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="renewed where it is there")
-    tables.add_argument("--results", type=Path, default=Path("results"))
+    tables.add_argument("--readme", type=Path, default=Path("README.md"), help="file of their tables (README.md)")
+    tables.add_argument(
+        "--page", type=Path, default=Path("docs/performance.md"),
+        help="file of the tables of speed, left alone where there is none (docs/performance.md)",
+    )  # fmt: skip
+    tables.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     tables.set_defaults(run=_tables)
 
     report = commands.add_parser("report", help="build report.pdf from the records")
     report.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     report.add_argument("--models", type=Path, default=Path("models"), help="folder of the weights (models)")
     report.add_argument("--root", type=Path, default=Path("data"), help="folder of MNIST (data)")
-    report.add_argument("--output", type=Path, default=Path("report.pdf"))
+    report.add_argument("--output", type=Path, default=Path("report.pdf"), help="the paper (report.pdf)")
     report.add_argument(
         "--redraw", action="store_true", help="also pictures of strips, though the weights are the same"
     )

@@ -71,8 +71,12 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder. Name a file of weights: NAME.safetensors")
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there. Train it with: python -m digitsum train {path.stem}")
+        raise CheckpointError(
+            f"{path} is not there. Look for another path, or train it: python -m digitsum train NAME --preset full"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

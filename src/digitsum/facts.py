@@ -72,7 +72,8 @@ def facts_json(
 ) -> str:
     """Everything that the paper says in numbers, as text ready to be set."""
     rows, records = compared(records), ranked(records)
-    systems = {seeds[0]["experiment"]: _system(seeds) for seeds in rows}
+    by_name = {seeds[0]["experiment"]: seeds for seeds in rows}
+    systems = {name: _system(seeds) for name, seeds in by_name.items()}
     reader = systems[READER]
     others = [
         system
@@ -86,6 +87,7 @@ def facts_json(
         "systems": systems,
         "reader": reader,
         "runner_up": runner_up,
+        "minutes": runner_up and _minutes_alike(*(by_name[system["name"]] for system in (runner_up, reader))),
         "lead": runner_up and _order(reader["range"]["unseen"], runner_up["range"]["unseen"]),
         "theirs": [_beside(rows, stated) for stated in REPORTED.values()],
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
@@ -165,7 +167,7 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "parameters": f"{first['parameters']:,}",
         "millions": f"{first['parameters'] / 1e6:.2f}",
         "best_epoch": _span([seed["best_epoch"] for seed in seeds]),
-        "minutes": _span([round(seed["seconds"]["train"] / 60) for seed in seeds]),
+        "minutes": _minutes(seeds),
         "hardware": list(dict.fromkeys(hardware_words(seed["hardware"]) for seed in seeds)),
         "text": {split: share_of(seeds, split) for split in splits},
         "short": {split: _percent(statistics.mean(s["value"] for s in shares[split])) for split in splits},
@@ -175,6 +177,18 @@ def _system(seeds: Sequence[Record]) -> dict[str, Any]:
         "strings": {split: statistics.mean(s["strings"][split]["value"] for s in seeds) for split in read},
         "strings_text": {split: _percent(over_seeds([s["strings"][split] for s in seeds])["value"]) for split in read},
     }  # fmt: skip
+
+
+def _minutes(seeds: Sequence[Record]) -> str:
+    return _span([round(seed["seconds"]["train"] / 60) for seed in seeds])
+
+
+def _minutes_alike(*systems: Sequence[Record]) -> list[str] | None:
+    """How long each system was trained, by its runs on what all of them were trained on; None where nothing is."""
+    kinds = [{hardware_words(seed["hardware"]) for seed in seeds} for seeds in systems]
+    alike = set.intersection(*kinds)
+    runs = [[seed for seed in seeds if hardware_words(seed["hardware"]) in alike] for seeds in systems]
+    return [_minutes(seeds) for seeds in runs] if alike else None
 
 
 def _span(values: Sequence[int]) -> str:
@@ -478,7 +492,7 @@ def _stacks(models: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _shapes(experiment: Any) -> list[tuple[str, list[int], int]]:
-    """Each layer with the shape of its output for one strip, and its parameters.
+    """Each layer with the shape of its output for one strip, or what else the model takes, and its parameters.
 
     All but BLOCKS are opened; a normalisation counts to the layer before it, and what has neither weights nor pools is
     left out.
@@ -488,7 +502,7 @@ def _shapes(experiment: Any) -> list[tuple[str, list[int], int]]:
     for layer in _opened(model):
         layer.register_forward_hook(lambda layer, _, out: _add_row(rows, layer, out))
     with torch.no_grad():
-        model(torch.zeros(1, 1, HEIGHT, WIDTH))
+        model(torch.zeros(1, 1, HEIGHT, model.width or WIDTH))
     beside = sum(p.numel() for p in model.parameters()) - sum(parameters for *_, parameters in rows)
     return rows + ([("parameters beside the layers", [], beside)] if beside else [])
 

@@ -85,8 +85,8 @@ def curves(
         chosen = {name: history for name, history in histories.items() if objectives[name] == objective}
         for name, history in chosen.items():
             epochs = [row["epoch"] for row in history]
-            for part, style in (("train", "--"), ("val", "-")):
-                look: Any = look_of(name) | {"linestyle": style, "markevery": -(-len(history) // 8), "markersize": 4}
+            for part, style, size in (("train", "--", 2.5), ("val", "-", 4)):  # a single epoch has no line
+                look: Any = look_of(name) | {"linestyle": style, "markevery": -(-len(history) // 8), "markersize": size}
                 label = f"{_model(name)}, {'validation' if part == 'val' else 'training'}"
                 left.plot(epochs, [row[f"{part}_loss"] for row in history], label=label, **look)
                 right.plot(epochs, [row[f"{part}_accuracy"] for row in history], **look)
@@ -374,7 +374,7 @@ def _model(experiment: str) -> str:
 
 
 def _objective(experiment: str) -> str:
-    return experiment.rpartition("-")[2]
+    return experiment.partition(" ")[0].rpartition("-")[2]  # a word in brackets may follow the name
 
 
 def colour_of(experiment: str) -> str:

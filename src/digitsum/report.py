@@ -103,7 +103,7 @@ def draw_charts(records: Sequence[Record], studies: Mapping[str, Mapping[str, Se
     entries = {
         seeds[0]["experiment"]: over_seeds([seed["metrics"]["unseen"]["accuracy"] for seed in seeds]) for seeds in rows
     }
-    save(plots.accuracies(entries), folder / "accuracies.pdf", 9, 0.8 + 0.25 * len(entries))
+    save(plots.accuracies(entries), folder / "accuracies.pdf", 6.4, 0.6 + 0.18 * len(entries))
     whole = [seeds[0] for seeds in rows if seeds[0]["history"] and not seeds[0]["changed"]]
     whole.sort(key=lambda record: -record["metrics"]["val"]["accuracy"]["value"])
     objectives = {record["experiment"]: record["settings"]["objective"] for record in whole}

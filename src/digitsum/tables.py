@@ -84,6 +84,8 @@ def renew(readme: str | Path = "README.md", results: str | Path = "results") -> 
     readme = Path(readme)
     if not readme.is_file():
         raise TableError(f"{readme} is not there; run this in the repository's root")
+    if not Path(results).is_dir():
+        raise TableError(f"{results} is not there, and without records the tables would be emptied; name their folder")
     old = readme.read_bytes().decode("utf-8")
     records = load_records(results)
     new = renewed(old, records, readme, load_comparison(results, records), load_studies(results))
