@@ -233,6 +233,32 @@ def test_faults_are_one_line(arguments, words, weights, workplace, capsys):
         assert_one_line(capsys.readouterr(), *words)
 
 
+def test_commands_hand_on_what_they_are_given(monkeypatch):
+    given = []
+
+    def note(*arguments, **options):
+        given.append((arguments, options))
+        return {"changed": {}, "metrics": {}, "checkpoint": ""}
+
+    for name in ("make_report", "renew", "run_experiment"):
+        monkeypatch.setattr(f"digitsum.__main__.{name}", note)
+    monkeypatch.setattr("digitsum.__main__.run_study", lambda *names, **options: note(*names, **options) and [])
+    assert main(["report", "--results", "r", "--models", "m", "--root", "d", "--output", "o.pdf", "--redraw"]) == 0
+    assert given.pop() == ((Path("r"), Path("m"), Path("d")), {"output": Path("o.pdf"), "redraw": True})
+    assert main(["tables", "--readme", "a.md", "--results", "r", "--page", "none.md"]) == 0
+    assert given.pop() == ((Path("a.md"), Path("r")), {})
+    assert main(["train", "resnet50-regression", "--source", "digits", "--on-missing-weights", "scratch"]) == 0
+    assert given.pop()[1]["on_missing_weights"] == "scratch"
+    study = ["study", "counts", "--source", "digits", "--device", "cpu", "--models", "m", "--results", "r"]
+    assert main([*study, "--checkpoint", "a", "b"]) == 0
+    options = given.pop()[1]
+    assert (options["checkpoints"], options["models"], options["results"]) == (
+        [Path("a"), Path("b")],
+        Path("m"),
+        Path("r"),
+    )
+
+
 @pytest.mark.parametrize("arguments", [[], ["train"], ["train", "resnet"], ["predict"], ["evaluate", "-x"]])
 def test_wrong_usage_is_explained(arguments, capsys):
     with pytest.raises(SystemExit) as refused:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from digitsum.__main__ import main
 from digitsum.comparison import compare, pair
-from digitsum.evaluation import Predictions
+from digitsum.compose import Strips
+from digitsum.evaluation import Predictions, widening
 from digitsum.records import COMPARISON, TableError, load_comparison
 from digitsum.runs import run_experiment
 from digitsum.tables import render
@@ -100,7 +101,7 @@ def record_of(results: Path, system: dict) -> Path:
     return results / "digits" / f"{system['experiment']}-seed{system['seed']}.json"
 
 
-def test_neighbours_in_the_ranking_are_compared(comparison, results):
+def test_neighbours_in_the_ranking_are_compared(comparison, results, tiny):
     assert json.loads((results / "digits" / COMPARISON).read_text()) == json.loads(json.dumps(comparison))
     assert (comparison["split"], comparison["n"], comparison["source"]) == ("unseen", 16, "digits")
     assert {system["experiment"] for system in comparison["systems"]} == set(NAMES)
@@ -115,7 +116,10 @@ def test_neighbours_in_the_ranking_are_compared(comparison, results):
             for system in (better, other)
         ]
         assert each["mae"]["value"] == pytest.approx(mae[0] - mae[1], abs=1e-5)
-    assert set(comparison["widening"]) == set(NAMES)
+    for system in comparison["systems"]:
+        answers = Predictions.unpacked(json.loads(record_of(results, system).read_text())["answers"])
+        factor = widening(answers.sums == tiny.unseen.sums, tiny.unseen.glyphs)
+        assert comparison["widening"][system["experiment"]] == pytest.approx(factor)
     assert {"hardware", "versions", "commit", "date"} <= set(comparison)
 
 
@@ -130,9 +134,11 @@ def test_the_seed_that_is_best_on_validation_is_compared(gain, seed, results, ti
 
 
 def test_where_nothing_is_unseen_test_strips_are_compared(results, tiny):
-    data = replace(tiny, test=tiny.unseen, unseen=None)
+    """Strips of the course's files, of which nobody knows the glyphs."""
+    data = replace(tiny, test=Strips(tiny.unseen.images, tiny.unseen.sums), unseen=None)
     data.__dict__["fingerprint"] = tiny.fingerprint  # as if the runs had been on this
-    assert compare(data, results=results)["split"] == "test"
+    found = compare(data, results=results)
+    assert found["split"] == "test" and found["widening"] == {}
 
 
 def test_runs_on_other_data_and_runs_without_answers_are_left_out(results, tiny):

@@ -95,6 +95,17 @@ def test_only_the_first_process_writes_and_speaks(runs):
     assert (runs[2] / "said").read_text().count("safetensors holds this run") == 2
 
 
+def test_running_statistics_become_their_mean(monkeypatch):
+    norm = torch.nn.BatchNorm1d(2)
+    for values, value in ((norm.running_mean, 2), (norm.running_var, 3), (norm.num_batches_tracked, 7)):
+        values.fill_(value)
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "total", lambda values: values + 4)  # the other process holds 4
+    distributed.average_statistics(norm)
+    assert (norm.running_mean.tolist(), norm.running_var.tolist()) == ([3, 3], [3.5, 3.5])
+    assert norm.num_batches_tracked == 7
+
+
 def test_what_makes_processes_share_a_device_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "here")
     monkeypatch.setenv("LOCAL_RANK", "0")

@@ -190,6 +190,8 @@ def test_centres_are_held_to_the_glyphs_and_other_counts_left_out():
     readings = [Reading([1, 2], columns, 1.0) for columns in ([6, 14], [5], [5, 15])]
     found = centre_errors(Predictions(np.zeros(3), np.zeros(3), readings), corners, stride=4)
     assert found.tolist() == [0.5, 4.0]
+    two = Predictions(np.zeros(2), np.zeros(2), [readings[0], readings[2]])
+    assert centre_errors(two, corners[:2], stride=4, offset=-0.5).tolist() == [0.0, 4.0]
     assert centre_errors(Predictions(np.zeros(1), np.zeros(1), readings[1:2]), corners[:1], 4).shape == (0,)
 
 

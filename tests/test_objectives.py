@@ -50,7 +50,6 @@ def test_classification_predicts_the_largest_score(total):
     assert objective.values(outputs).tolist() == [float(total)] * 2
 
 
-@pytest.mark.skipif("sum_likelihood" not in OBJECTIVES, reason="no such objective")
 class TestSumLikelihood:
     """The likelihood itself is tested in test_likelihood.py."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -274,6 +276,17 @@ def test_the_best_seed_stays(smoke, scripted, tmp_path):
     assert len(list(path.parent.glob("runs/*/best.safetensors"))) == len(script)
 
 
+def test_best_and_last_weights_are_those_of_their_epochs(smoke, tiny, tmp_path, monkeypatch):
+    falling = iter([0.5, 0.4] * 2)
+    monkeypatch.setattr(training, "validate", lambda *_: {"loss": 1.0, "accuracy": next(falling), "mae": 1.0})
+    smoke(changes={"epochs": 2})
+    run = training.train(replace(preset(EXPERIMENTS[NAME], "smoke"), epochs=2), tiny, device="cpu", progress=False)
+    for file, weights in (("best", run.model.state_dict()), ("last", run.last)):
+        (path,) = tmp_path.glob(f"models/digits-smoke/runs/*/{file}.safetensors")
+        found = load_checkpoint(path).state_dict()
+        assert all(torch.equal(found[name], weights[name]) for name in weights), file
+
+
 def test_runs_publish_one_after_the_other(smoke, tmp_path):
     folder = tmp_path / "models" / "digits-smoke"
     with ThreadPoolExecutor(1) as pool, FileLock(folder / "runs" / f"{NAME}.lock"):
@@ -488,6 +501,24 @@ def test_commit_is_that_of_the_code_that_was_imported(monkeypatch, tmp_path):
     assert commit() == known
     commit.cache_clear()
     assert commit() is None
+    commit.cache_clear()
+
+
+def test_a_commit_with_changes_says_so(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *names, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    code = tmp_path / "code.py"
+    git("init")
+    code.touch()
+    git("add", ".")
+    git("commit", "-m", "it")
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    for text, end in (("", ""), ("changed", "-dirty")):
+        code.write_text(text)
+        commit.cache_clear()
+        assert re.fullmatch("[0-9a-f]{12}" + end, commit())
     commit.cache_clear()
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digitsum import studies
+from digitsum.calibration import fit_temperature
 from digitsum.checkpoints import CheckpointError, load_checkpoint, read_metadata, save_checkpoint
 from digitsum.compose import compose, lay_out
 from digitsum.data import Data, digit_glyphs, source_glyphs
@@ -27,7 +28,7 @@ from digitsum.models.ensemble import Ensemble
 from digitsum.models.reader import Reader
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import alone, folder_of_run, run_experiment
-from digitsum.studies import READER, SMALL, STRIPS, STUDIES, cut_digits, run_study, variants_of
+from digitsum.studies import READER, SMALL, STRIPS, STUDIES, AugmentEachDigit, cut_digits, run_study, variants_of
 from digitsum.training import TrainingError, build, train
 
 USUAL = EXPERIMENTS[READER]
@@ -126,6 +127,17 @@ def test_an_epoch_goes_over_its_strips_as_often_as_it_says(tiny):
         patch.setitem(OBJECTIVES, "regression", Spying())
         train(row, tiny, device="cpu", progress=False)
     assert sorted(seen) == sorted(3 * tiny.train.sums[:8].tolist())
+
+
+def test_each_cut_digit_is_augmented_on_its_own():
+    torch.manual_seed(0)
+    images = torch.zeros(16, 1, 40, 112)
+    images[:, :, 10:30, 40:56] = 1
+    augment = AugmentEachDigit(shift=6)
+    changed = augment(images)
+    assert not changed[..., :28].any() and not changed[..., 56:].any() and not torch.equal(changed, images)
+    four = augment(images[..., 28:56].repeat(1, 1, 1, 4))
+    assert not torch.equal(four[..., :28], four[..., 28:56])
 
 
 # Their models and objectives
@@ -315,6 +327,22 @@ def sharp() -> Reader:
     model = build(EXPERIMENTS[SMALL])
     model.symbols.weight.data *= 3000
     return model
+
+
+def test_the_temperature_is_fitted_on_validation(sharp, tiny):
+    measured = STUDIES["calibration"].measure(sharp, tiny, "")
+    log_p = predictions(sharp, tiny.val.images).log_p
+    assert measured["temperature"] == pytest.approx(fit_temperature(log_p, tiny.val.sums))
+
+
+def test_counts_are_measured_untold_and_told(sharp, tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr(studies, "COUNTS", (1, 6))
+    monkeypatch.setattr(
+        studies, "predictions", lambda model, images: told.append(model.objective.count) or predictions(model, images)
+    )
+    measured = STUDIES["counts"].measure(sharp, tiny, "")
+    assert told == [None, 1, None, 6] and measured["6"]["unknown"]["count"]["value"] < 1
 
 
 def test_abstaining_and_overlap_against_brute_force(sharp, tiny, digits):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
+from test_evaluation import Told, telling
 
 from digitsum import devices, provenance, training
 from digitsum.augment import Augmentation
@@ -174,13 +175,54 @@ def test_one_cycle_fits_runs_of_any_length(warmup):
         assert all(0 < rate <= 0.5 for rate in used)
 
 
-def test_averages_are_weighted_by_batch_size(tiny):
-    """With a learning rate of zero the epoch's averages are those of the whole set; 16 does not divide 40."""
-    data = tiny.head(40)
-    result = run(replace(SHORT, lr=0.0, epochs=1), data)
-    whole = validate(result.model, *resident(data.train, CPU))
-    assert result.history[0]["train_loss"] == pytest.approx(whole["loss"], rel=1e-3)
-    assert result.history[0]["train_accuracy"] == pytest.approx(whole["accuracy"])
+def test_a_run_goes_through_its_schedule(tiny):
+    history = run(replace(SHORT, schedule="one_cycle", warmup=0.5), tiny).history
+    optimizer = training.OPTIMIZERS["adam"](torch.nn.Linear(1, 1), SHORT.lr, 0.0)
+    scheduler = training.SCHEDULES["one_cycle"](optimizer, SHORT.epochs * STEPS, 0.5)
+    rates = []
+    for _ in range(SHORT.epochs * STEPS):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert [row["lr"] for row in history] == rates[STEPS - 1 :: STEPS] and len(set(rates)) > 1
+
+
+@pytest.mark.parametrize(("every", "right"), [(1, 30), (training.ACCURACY_EVERY, 38)])
+def test_averages_of_training_are_those_of_the_strips(every, right, tiny, monkeypatch):
+    """With a learning rate of zero, in batches of four and of three strips."""
+    sums = np.arange(38) % 20
+    strips = telling(10 * sums + 20 * (np.arange(38) >= right), sums)
+    monkeypatch.setattr(training, "build", lambda *_: Told())
+    monkeypatch.setattr(training, "ACCURACY_EVERY", every)
+    (row,) = run(replace(SHORT, lr=0.0, epochs=1, batch_size=4), replace(tiny, train=strips)).history
+    assert row["train_accuracy"] == pytest.approx(right / 38)
+    assert row["train_loss"] == pytest.approx(4 * (38 - right) / 38, rel=1e-4, abs=1e-6)
+
+
+def test_averages_of_validation_are_over_all_batches(monkeypatch):
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 3)
+    sums, off = np.array([3, 7, 11, 20, 5, 6, 9]), np.array([0, 4, 20, -10, 0, 30, -4])
+    found = validate(Told(), *resident(telling(10 * sums + off, sums), CPU), False)
+    expected = {"accuracy": 4 / 7, "mae": np.abs(off / 10).mean(), "loss": np.square(off / 10).mean()}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_cropped_batches_are_of_strips_of_like_width_in_random_order():
+    images = torch.zeros(64, 40, 168, dtype=torch.uint8)
+    images[torch.arange(64), 0, 2 * torch.arange(64)] = 255
+    torch.manual_seed(0)
+    parts = training.shuffled([(images, torch.arange(64))], 8, True)
+    batches = [(sorted(sums.tolist()), batch.shape[2]) for batch, sums in parts]
+    assert sorted(batches) == [(list(range(k, k + 8)), (2 * k + 15 + 8) // 4 * 4) for k in range(0, 64, 8)]
+    assert batches != sorted(batches)
+
+
+def test_another_seed_takes_the_strips_in_another_order(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "to_input", lambda images: seen.append(images.sum().item()) or to_input(images))
+    for seed in (0, 1):
+        run(replace(SHORT, epochs=1), tiny, seed=seed)
+    assert seen[:STEPS] != seen[STEPS + 1 :][:STEPS]
 
 
 @pytest.mark.parametrize("name", [name for name, e in EXPERIMENTS.items() if not e.weights and e.epochs])
