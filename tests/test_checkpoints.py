@@ -191,9 +191,13 @@ def test_reading_the_metadata_alone_names_it_too(damage, path):
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_comes_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(CheckpointError, match="python -m digitsum train reader$"):
-        load_checkpoint(tmp_path / "reader.safetensors")
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("reader.safetensors", "reader"), ("ocr-seed3-5ae37fb5/best.safetensors", "ocr"), ("mine.safetensors", "NAME")],
+)
+def test_a_missing_file_comes_with_the_command_that_makes_it(path, name, tmp_path):
+    with pytest.raises(CheckpointError, match=f"python -m digitsum train {name} --preset full$"):
+        load_checkpoint(tmp_path / path)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .experiments import EXPERIMENTS
 from .extras import ExtraError
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
@@ -74,8 +75,10 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, T
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder. Name a file of weights: NAME.safetensors")
     if not path.is_file():
+        known = (path.stem, path.parent.name.partition("-seed")[0])  # published weights, and those of a run
+        name = next((each for each in known if each in EXPERIMENTS), "NAME")
         raise CheckpointError(
-            f"{path} is not there. Look for another path, or train it: python -m digitsum train NAME --preset full"
+            f"{path} is not there. Look for another path, or train it: python -m digitsum train {name} --preset full"
         )
     try:
         with safe_open(path, framework="pt") as file:
