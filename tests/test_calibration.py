@@ -73,6 +73,9 @@ def test_the_offset_by_hand():
     images = np.zeros((1, 40, 56), np.uint8)
     images[0, 5:9, 10:15] = images[0, 5:9, 30:37] = 255  # middles at 12 and 33
     assert fit_offset(images, [[2, 7]], stride=4) == 4.5  # 12 - 8 and 33 - 28
+    uneven = np.zeros((1, 40, 56), np.uint8)
+    uneven[0, 5, 20] = uneven[0, 5:8, 21] = 100  # a quarter and three quarters of the ink
+    assert fit_offset(uneven, [[5]], stride=4) == 0.75
 
 
 def test_closest_neighbours():

@@ -127,9 +127,10 @@ def test_overfitting_is_a_validation_loss_that_rises_while_the_training_loss_fal
     assert verdict("More epochs", record(CLASSIFIER, history=history)) == expected
 
 
-def test_rounding_is_held_against_the_better_of_floor_and_ceiling():
+@pytest.mark.parametrize("way", ["floor", "ceiling"])
+def test_rounding_is_held_against_the_better_of_floor_and_ceiling(way):
     name, better = "cnn2_dropout-regression", record("cnn2_dropout-regression", 0.1)
-    better["metrics"]["val"]["ceiling"] = share(400, N)
+    better["metrics"]["val"][way] = share(400, N)
     assert (
         verdict("Rounding", better) == "holds (one system)"
         and verdict("Rounding", record(name, 0.1)) == "undecided (one system)"

@@ -165,6 +165,18 @@ def test_unseen_mnist_strips_are_made_of_test_digits(fake_mnist, monkeypatch):
     assert not np.array_equal(data.train.digits[:100], data.unseen.digits[:100])  # streams of their own
 
 
+def test_no_two_data_sets_share_a_stream_of_random_numbers(monkeypatch, small_sources):
+    compose, seeds = digitsum.data.compose, []
+    monkeypatch.setattr(
+        digitsum.data,
+        "compose",
+        lambda *args, seed, **others: seeds.append(seed) or compose(*args, seed=seed, **others),
+    )
+    for seed in range(4):
+        load_data("digits", seed=seed)
+    assert len(set(seeds)) == len(seeds) == 8
+
+
 def test_the_seed_decides(fake_mnist):
     write_pair(fake_mnist, n=300)
     for source in ("course", "mnist", "digits"):

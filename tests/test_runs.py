@@ -482,12 +482,14 @@ def test_weights_that_can_be_had_are_used_and_recorded(tiny, monkeypatch):
     """Without running ResNet-50: what it would start from and its record would say."""
     monkeypatch.setattr(pretrained, "pretrained_state", lambda weights: torchvision.models.resnet50().state_dict())
     experiment = runs.with_available_weights(EXPERIMENTS["resnet50-regression"], "scratch")
-    model = torch.nn.Linear(1, 1)
+    model = torch.nn.Linear(3, 1)
+    model.bias.requires_grad_(False)
     run = training.Run(experiment, 0, model, {}, [], 1, 0.0)
     record = runs._record(
         "resnet50-regression", EXPERIMENTS["resnet50-regression"], run, tiny, torch.device("cpu"), "full"
     )
     assert record["weights"] == "IMAGENET1K_V1" and record["changed"] == {}
+    assert (record["parameters"], record["trained_parameters"]) == (4, 3)
 
 
 # What the code was
