@@ -445,7 +445,9 @@ def _parser() -> argparse.ArgumentParser:
     speed.set_defaults(run=_bench)
 
     tables = commands.add_parser("tables", help="renew the tables of README and docs/performance.md from the records")
-    tables.add_argument("--readme", type=Path, default=Path("README.md"), help="file of their tables (README.md)")
+    tables.add_argument(
+        "--readme", type=Path, default=Path("README.md"), help="file of the tables of results (README.md)"
+    )
     tables.add_argument(
         "--page", type=Path, default=Path("docs/performance.md"),
         help="file of the tables of speed, left alone where there is none (docs/performance.md)",
