@@ -252,11 +252,8 @@ def test_commands_hand_on_what_they_are_given(monkeypatch):
     study = ["study", "counts", "--source", "digits", "--device", "cpu", "--models", "m", "--results", "r"]
     assert main([*study, "--checkpoint", "a", "b"]) == 0
     options = given.pop()[1]
-    assert (options["checkpoints"], options["models"], options["results"]) == (
-        [Path("a"), Path("b")],
-        Path("m"),
-        Path("r"),
-    )
+    assert options["checkpoints"] == [Path("a"), Path("b")]
+    assert (options["models"], options["results"]) == (Path("m"), Path("r"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["train", "resnet"], ["predict"], ["evaluate", "-x"]])

@@ -116,6 +116,7 @@ def test_neighbours_in_the_ranking_are_compared(comparison, results, tiny):
             for system in (better, other)
         ]
         assert each["mae"]["value"] == pytest.approx(mae[0] - mae[1], abs=1e-5)
+    assert set(comparison["widening"]) == set(NAMES)
     for system in comparison["systems"]:
         answers = Predictions.unpacked(json.loads(record_of(results, system).read_text())["answers"])
         factor = widening(answers.sums == tiny.unseen.sums, tiny.unseen.glyphs)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digitsum.__main__ import _parser
-from digitsum.checkpoints import read_metadata
+from digitsum.checkpoints import load_checkpoint, read_metadata
 from digitsum.experiments import EXPERIMENTS
 from digitsum.records import MEASURES, PUBLISHED, TableError, by_experiment, load_comparison, load_records, load_studies
 from digitsum.reported import REPORTED
@@ -582,7 +582,7 @@ def test_cells_cannot_break_their_table():
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "models" / "mnist").glob("*.safetensors")), ids=lambda p: p.stem)
 def test_published_weights_are_of_the_best_seed_on_record(path):
     record = by_experiment([record for record in RECORDS if record["source"] == "mnist"])[path.stem]
-    about = read_metadata(path)
+    about = load_checkpoint(path).metadata
     assert (about["seed"], about["commit"], about["validation"]) == (
         record["seed"], record["commit"], record["metrics"]["val"],
     )  # fmt: skip

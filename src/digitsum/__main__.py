@@ -314,12 +314,12 @@ def _positive(text: str) -> int:
 
 def _rate(text: str) -> float:
     try:
-        right = 0 < float(text) < math.inf
+        rate = float(text)
     except ValueError:
-        right = False
-    if not right:
+        rate = math.nan
+    if not 0 < rate < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return float(text)
+    return rate
 
 
 def _device(text: str) -> str:

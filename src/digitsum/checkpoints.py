@@ -61,14 +61,18 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
     except ExtraError:
         raise
     except (KeyError, TypeError, RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]  # torch lists every weight that does not fit
         raise CheckpointError(
             f"{path} does not fit this version of the code (model {metadata.get('model')!r}, objective "
-            f"{metadata.get('objective')!r}): {reason}. Use the commit it was saved at ({metadata.get('commit')}), or "
-            "train it again."
+            f"{metadata.get('objective')!r}): {in_brief(error)}. Use the commit it was saved at "
+            f"({metadata.get('commit')}), or train it again."
         ) from error
     model.objective, model.metadata = objective, metadata
     return model.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def in_brief(error: Exception) -> str:
+    """What an error says, on one line of bounded length: torch lists every weight that does not fit."""
+    return " ".join(str(error).split())[:300]
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:

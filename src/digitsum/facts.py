@@ -334,12 +334,12 @@ def _augmentation(studies: Mapping[str, Mapping[str, Sequence[Record]]], records
     augment = EXPERIMENTS[base].augment
     single = [f"no_{kind}" for kind in without_one(augment)] if augment else []
     runs = dict(studies.get("ablations", {})) | {base: unchanged(records, base)}
-    compared = (base, "no_augmentation", *single)
-    if not single or not all(runs.get(variant) for variant in compared):
+    variants = (base, "no_augmentation", *single)
+    if not single or not all(runs.get(variant) for variant in variants):
         return {}
     at = {
         variant: statistics.mean(seed["metrics"]["unseen"]["accuracy"]["value"] for seed in runs[variant])
-        for variant in compared
+        for variant in variants
     }
     most = max(abs(at[variant] - at[base]) for variant in single)
     return {"one": f"{100 * most:.1f}", "all": f"{100 * (at[base] - at['no_augmentation']):.1f}"}

@@ -267,7 +267,7 @@ def _publish(own: Path, about: dict[str, Any], path: Path, record_path: Path) ->
     found, aside, kept = runs_alike(path, about, record_path.parent), "", None
     if path.exists():
         there = _metadata(path)
-        if same_run(there, about) and there["validation"]:  # which last weights, copied there, do not tell
+        if same_run(there, about) and there.get("validation"):  # which last weights, copied there, do not tell
             kept = there["seed"]
             found[kept] = path
         else:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from . import distributed, extras
 from .boxes import boxed
-from .checkpoints import CheckpointError, load_state, save_state
+from .checkpoints import CheckpointError, in_brief, load_state, save_state
 from .compose import Strips
 from .cuts import cut
 from .data import Data
@@ -155,10 +155,9 @@ def train(
             best, run.history = state["best"], state["history"]
             run.best_epoch, run.seconds, run.sessions = state["best_epoch"], state["seconds"], state["sessions"]
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]  # torch lists every weight that does not fit
             raise CheckpointError(
-                f"{state_path} does not fit this version of the code: {reason}. Go on with the version that left it, "
-                "or delete it to start that run anew."
+                f"{state_path} does not fit this version of the code: {in_brief(error)}. Go on with the version that "
+                "left it, or delete it to start that run anew."
             ) from error
     if not run.sessions or run.sessions[-1] | {"date": here["date"]} != here:
         run.sessions.append(here)
