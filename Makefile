@@ -34,7 +34,7 @@ run: $(READY)  ## train and evaluate: execute both notebooks into build/
 test: $(READY)  ## run all tests, with coverage
 	$(BIN)/pytest --cov
 
-tables: $(READY)  ## renew the tables of README.md and docs/performance.md from results/
+tables: $(READY)  ## renew the tables of README.md and docs/ from results/
 	$(BIN)/python -m digitsum tables
 
 report: $(READY)  ## build report.pdf from results/ and report/

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from digitsum import load_checkpoint, load_data, predict
 from digitsum.__main__ import main
 from digitsum.checkpoints import CheckpointError, read_metadata, save_checkpoint
 from digitsum.experiments import EXPERIMENTS
+from digitsum.performance import FIGURE
 from digitsum.studies import STUDIES
+from digitsum.tables import PAGES
 from digitsum.training import build
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -198,8 +201,8 @@ def test_predict_goes_on_after_what_it_cannot_read(weights, capsys):
         (["predict", "text.png", "--checkpoint", "WEIGHTS"], ["text.png", "not a readable image"]),
         (["predict", "nowhere.png", "--checkpoint", "WEIGHTS"], ["nowhere.png"]),
         (["predict", "text.npy", "--checkpoint", "WEIGHTS"], ["text.npy"]),
-        (["tables"], ["README.md"]),
-        (["tables", "--readme", "text.png", "--results", "nowhere"], ["nowhere", "not there"]),
+        (["tables", "--results", "."], ["README.md", "not there", "root"]),
+        (["tables", "--results", "nowhere"], ["nowhere", "not there"]),
         (["train", NAME, *SMOKE, "--lr", "fast"], ["fast is not a number above 0"]),
         (["train", "resnet50-regression", *SMOKE, "--weights", "IMAGENET1K_V1"], ["IMAGENET1K_V1"]),
         (["train", NAME, *SMOKE, "--epochs", "0"], ["epochs"]),
@@ -240,13 +243,11 @@ def test_commands_hand_on_what_they_are_given(monkeypatch):
         given.append((arguments, options))
         return {"changed": {}, "metrics": {}, "checkpoint": ""}
 
-    for name in ("make_report", "renew", "run_experiment"):
+    for name in ("make_report", "run_experiment"):
         monkeypatch.setattr(f"digitsum.__main__.{name}", note)
     monkeypatch.setattr("digitsum.__main__.run_study", lambda *names, **options: note(*names, **options) and [])
     assert main(["report", "--results", "r", "--models", "m", "--root", "d", "--output", "o.pdf", "--redraw"]) == 0
     assert given.pop() == ((Path("r"), Path("m"), Path("d")), {"output": Path("o.pdf"), "redraw": True})
-    assert main(["tables", "--readme", "a.md", "--results", "r", "--page", "none.md"]) == 0
-    assert given.pop() == ((Path("a.md"), Path("r")), {})
     assert main(["train", "resnet50-regression", "--source", "digits", "--on-missing-weights", "scratch"]) == 0
     assert given.pop()[1]["on_missing_weights"] == "scratch"
     study = ["study", "counts", "--source", "digits", "--device", "cpu", "--models", "m", "--results", "r"]
@@ -254,6 +255,20 @@ def test_commands_hand_on_what_they_are_given(monkeypatch):
     options = given.pop()[1]
     assert options["checkpoints"] == [Path("a"), Path("b")]
     assert (options["models"], options["results"]) == (Path("m"), Path("r"))
+
+
+def test_tables_renews_every_page_and_the_figure(monkeypatch, tmp_path, capsys):
+    for page in PAGES:
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / page, tmp_path / page)
+    (tmp_path / "few" / "bench").mkdir(parents=True)
+    (machine, *_) = (REPOSITORY / "results" / "bench").glob("amd*.json")
+    shutil.copy(machine, tmp_path / "few" / "bench")
+    monkeypatch.chdir(tmp_path)
+    for words in ("has new tables", "agrees with the records already"):
+        assert main(["tables", "--results", "few"]) == 0
+        assert capsys.readouterr().out.splitlines() == [f"{page} {words}" for page in PAGES]
+    assert (tmp_path / "docs" / FIGURE).is_file()
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["train", "resnet"], ["predict"], ["evaluate", "-x"]])

@@ -1,4 +1,4 @@
-"""The README's tables agree with the records, and the records say all that a published number needs."""
+"""The published tables agree with the records, and the records say all that a published number needs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from digitsum import performance
 from digitsum.__main__ import _parser
 from digitsum.checkpoints import load_checkpoint, read_metadata
 from digitsum.experiments import EXPERIMENTS
-from digitsum.records import MEASURES, PUBLISHED, TableError, by_experiment, load_comparison, load_records, load_studies
+from digitsum.records import MEASURES, PUBLISHED, TableError, by_experiment, load_records, load_studies
 from digitsum.reported import REPORTED
 from digitsum.runs import same_settings
 from digitsum.studies import READER, STUDIES, variants_of
@@ -24,15 +25,17 @@ from digitsum.tables import (
     EMPTY,
     FIGURES,
     NOTHING,
+    PAGES,
     command,
     figures,
+    filled,
     markdown_table,
     number,
     percent,
+    published_tables,
     render,
     render_studies,
     renew,
-    renewed,
     study_command,
 )
 
@@ -74,22 +77,18 @@ def page(*names: str, newline: str = "\n") -> str:
     return "# Title" + newline + newline.join(f"<!-- table:{name} -->{newline}<!-- /table:{name} -->" for name in names)
 
 
-# The repository's own records and README
+# The repository's own records and pages
 
 RECORDS = load_records(REPOSITORY / "results")
 STUDIED = load_studies(REPOSITORY / "results")
 
 
-def test_readme_agrees_with_the_records():
-    text = (REPOSITORY / "README.md").read_bytes().decode("utf-8")
-    comparison = load_comparison(REPOSITORY / "results", RECORDS)
-    new = renewed(text, RECORDS, comparison=comparison, studied=STUDIED)
-    assert new == text, "README.md and results/ disagree: run `make tables`"
-
-
-def test_readme_has_a_place_for_every_table():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"<!-- table:(\S+) -->", text)) == {*render([]), *render_studies([])}
+def test_pages_agree_with_the_records_and_have_a_place_for_every_table():
+    """`make tables` after every run, study and benchmark."""
+    tables = published_tables(REPOSITORY / "results") | performance.published_tables(REPOSITORY / "results")
+    texts = {REPOSITORY / page: (REPOSITORY / page).read_bytes().decode("utf-8") for page in PAGES}
+    assert filled(texts, tables) == texts, "tables and results/ disagree: run `make tables`"
+    assert set(re.findall(r"<!-- table:(\S+) -->", "\n".join(texts.values()))) == set(tables)
 
 
 @pytest.mark.parametrize("published", RECORDS, ids=lambda r: f"{r['source']}/{r['experiment']}-seed{r['seed']}")
@@ -275,10 +274,10 @@ def test_whole_predictions_have_no_ways_of_rounding():
     assert "40.0 % (39.0–41.0) | – | – | – | – |" in render([whole])["details-mnist"]
 
 
-def test_strings_read_digit_by_digit_stand_below_the_table():
-    assert "from left to right" not in render([record()])["results-mnist"]
+def test_strings_read_digit_by_digit_have_a_table_where_there_are_any():
+    assert render([record()])["strings-mnist"] == ""
     one, two = (record(seed=seed) | {"strings": {"unseen": entry(share)}} for seed, share in ((0, 0.97), (1, 0.99)))
-    rows = [render(seeds)["results-mnist"].splitlines()[-1] for seeds in ([one], [one, two])]
+    rows = [render(seeds)["strings-mnist"].splitlines()[-1] for seeds in ([one], [one, two])]
     assert rows == [f"| `{NAMES[0]}` | {shares} |" for shares in ("97.0 % (96.0–98.0)", "98.0 ± 1.4 %")]
 
 
@@ -437,7 +436,7 @@ def test_without_records_a_sentence_says_how_to_make_some(tmp_path: Path):
     readme = tmp_path / "README.md"
     readme.write_text(page("results-mnist", "details-mnist", "peers"))
     (tmp_path / "results").mkdir()
-    assert renew(readme, tmp_path / "results")
+    assert renew(published_tables(tmp_path / "results"), [readme]) == [readme]
     ours, theirs = readme.read_text().split("<!-- table:peers -->")
     assert "No records yet: `python -m digitsum train" in ours and "|" not in ours
     assert "this repository" not in theirs
@@ -450,26 +449,26 @@ def test_renewing_changes_only_what_stands_between_the_markers_and_only_once(tmp
     before = newline.join(["Å strip,  two spaces  ", "`<!-- table:results-mnist -->` in a line is no marker", ""])
     after = newline.join(["", "", "the end, without a last line break"])
     readme.write_bytes((before + page(newline=newline) + after).encode())
-    assert renew(readme, results)
+    assert renew(published_tables(results), [readme]) == [readme]
     text = readme.read_bytes().decode()
     assert text.startswith(before) and text.endswith(after)
     assert text.count(newline) == text.count("\n") > 20
-    assert not renew(readme, results)
+    assert renew(published_tables(results), [readme]) == []
     assert readme.read_bytes().decode() == text
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
 
     keep(results, record(seed=1))
-    assert renew(readme, results), "a new record must show"
+    assert renew(published_tables(results), [readme]), "a new record must show"
     (results / "mnist" / f"{NAMES[0]}-seed1.json").unlink()
-    assert renew(readme, results) and readme.read_bytes().decode() == text
+    assert renew(published_tables(results), [readme]) and readme.read_bytes().decode() == text
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("<!-- table:nonsense -->\n<!-- /table:nonsense -->\n", "'nonsense', which is no table"),
-        ("no markers", "no place for results-mnist"),
-        (page("results-mnist", "details-mnist", "choices-mnist", "runs-mnist"), "no place for peers"),
+        ("no markers", "no place for results-mnist in "),
+        (page("results-mnist", "strings-mnist", "details-mnist", "choices-mnist", "runs-mnist"), "no place for peers"),
         (page() + "\n<!-- table:peers -->\n", "one <!-- table:peers -->"),
         (page().replace("<!-- /table:peers -->", ""), "one <!-- /table:peers -->"),
         (page().replace("<!-- table:peers -->", ""), "one <!-- table:peers -->"),
@@ -480,17 +479,32 @@ def test_renewing_changes_only_what_stands_between_the_markers_and_only_once(tmp
         ),
     ],
 )
-def test_wrong_markers_are_named_and_leave_the_file_alone(tmp_path: Path, text: str, message: str):
-    readme = tmp_path / "README.md"
+def test_wrong_markers_are_named_and_leave_all_pages_alone(tmp_path: Path, text: str, message: str):
+    readme, other = tmp_path / "README.md", tmp_path / "other.md"
     readme.write_bytes(text.encode())
+    other.write_text(page("claims") if "table:claims" not in text else "")
+    kept = [readme.read_bytes(), other.read_bytes()]
     with pytest.raises(TableError, match=re.escape(message)):
-        renew(readme, keep(tmp_path / "results", record()))
-    assert readme.read_bytes() == text.encode()
+        renew(published_tables(keep(tmp_path / "results", record())), [other, readme])
+    assert [readme.read_bytes(), other.read_bytes()] == kept
 
 
-def test_a_missing_readme_is_named(tmp_path: Path):
-    with pytest.raises(TableError, match="not there"):
-        renew(tmp_path / "README.md", tmp_path)
+def test_tables_may_stand_on_several_pages_but_each_on_one(tmp_path: Path):
+    tables = published_tables(keep(tmp_path / "results", record()))
+    pages = [tmp_path / "README.md", tmp_path / "other.md"]
+    pages[0].write_text(page(*(name for name in tables if name != "claims")))
+    pages[1].write_text(page("claims"))
+    assert renew(tables, pages) == pages
+    (tmp_path / "third.md").write_text(page("claims"))
+    with pytest.raises(TableError, match="other.md and .*third.md both have a place for claims; keep one"):
+        renew(tables, [*pages, tmp_path / "third.md"])
+
+
+def test_a_missing_page_is_named(tmp_path: Path):
+    (tmp_path / "README.md").write_text(page("peers"))
+    with pytest.raises(TableError, match="other.md is not there"):
+        renew({"peers": "new"}, [tmp_path / "README.md", tmp_path / "other.md"])
+    assert "new" not in (tmp_path / "README.md").read_text()
 
 
 # Bad records

@@ -44,7 +44,7 @@ from .report import ReportError, make_report
 from .reproduce import plan
 from .runs import find_checkpoints, measure_again
 from .studies import READER, SEEDS, STUDIES, run_study, variants_of
-from .tables import FIGURES, SPLITS, figures, markdown_table, percent, renew
+from .tables import FIGURES, PAGES, SPLITS, figures, markdown_table, percent, published_tables, renew
 
 EXPECTED = (
     CheckpointError, DataError, ExtraError, ImageError, InputError, OSError, ReportError, TableError, TrainingError,
@@ -260,11 +260,10 @@ def _list(records: Iterable[tuple[Path, dict[str, Any]]]) -> None:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    changed = renew(options.readme, options.results)
-    print(f"{options.readme} {'has new tables' if changed else 'agrees with the records already'}")
-    if options.page.is_file():
-        changed = performance.renew(options.page, options.results)
-        print(f"{options.page} {'has new tables' if changed else 'agrees with the records already'}")
+    changed = renew(published_tables(options.results) | performance.published_tables(options.results), PAGES)
+    performance.draw(results=options.results)
+    for page in PAGES:
+        print(f"{page} {'has new tables' if Path(page) in changed else 'agrees with the records already'}")
     return 0
 
 
@@ -444,14 +443,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     speed.set_defaults(run=_bench)
 
-    tables = commands.add_parser("tables", help="renew the tables of README and docs/performance.md from the records")
-    tables.add_argument(
-        "--readme", type=Path, default=Path("README.md"), help="file of the tables of results (README.md)"
-    )
-    tables.add_argument(
-        "--page", type=Path, default=Path("docs/performance.md"),
-        help="file of the tables of speed, left alone where there is none (docs/performance.md)",
-    )  # fmt: skip
+    tables = commands.add_parser("tables", help=f"renew the tables of {', '.join(PAGES)} from the records")
     tables.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     tables.set_defaults(run=_tables)
 

@@ -15,7 +15,7 @@ from .bench import TARGETS
 from .checkpoints import replacing
 from .plots import step_phases
 from .records import TableError, load_streams
-from .tables import EMPTY, NOTHING, filled, hardware_words, markdown_table, share_of
+from .tables import EMPTY, NOTHING, hardware_words, markdown_table, share_of
 
 Record = dict[str, Any]
 Part = dict[str, Any]
@@ -37,20 +37,19 @@ def load_records(results: str | Path = "results") -> list[Record]:
     return records
 
 
-def renew(page: str | Path = "docs/performance.md", results: str | Path = "results") -> bool:
-    """Write the tables between their markers in `page`, and the figure beside it; returns whether the page changed."""
-    page, records = Path(page), load_records(results)
-    old = page.read_text(encoding="utf-8")
-    new = filled(old, tables(records) | {"streams": streams(load_streams(results))}, page)
-    machines = {hardware_words(r["hardware"]): r["parts"]["phases"]["phases"] for r in _having(records, "phases")}
+def published_tables(results: str | Path = "results") -> dict[str, str]:
+    """Every table of speed by name, as Markdown. Raises TableError where a record is wrong."""
+    return tables(load_records(results)) | {"streams": streams(load_streams(results))}
+
+
+def draw(folder: str | Path = "docs", results: str | Path = "results") -> None:
+    """Draw the parts of a step into the folder, a panel for each machine; nothing where none has measured them."""
+    having = _having(load_records(results), "phases")
+    machines = {hardware_words(record["hardware"]): record["parts"]["phases"]["phases"] for record in having}
     if machines:
         # The salt makes the names within the file the same every time.
-        with replacing(page.with_name(FIGURE)) as temporary, mpl.rc_context({"svg.hashsalt": FIGURE}):
+        with replacing(Path(folder) / FIGURE) as temporary, mpl.rc_context({"svg.hashsalt": FIGURE}):
             step_phases(machines).savefig(temporary, format="svg", metadata={"Date": None})
-    if new != old:
-        with replacing(page) as temporary:
-            temporary.write_text(new, encoding="utf-8")
-    return new != old
 
 
 def tables(records: Sequence[Record]) -> dict[str, str]:

@@ -24,7 +24,7 @@ RENEW = f"make it anew: {COMPARE}"
 
 
 class TableError(Exception):
-    """Records or a README from which no tables can be made; the message names the file, the fault and the remedy."""
+    """Records or pages from which no tables can be made; the message names the file, the fault and the remedy."""
 
 
 def load_records(results: str | Path = "results") -> list[Record]:

@@ -1,4 +1,4 @@
-"""Markdown tables: the published ones in README.md come from the records in results/, never from a keyboard."""
+"""Markdown tables: the published ones in PAGES come from the records in results/, never from a keyboard."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ SPLITS = {
 FIGURES = ("accuracy", "rounded", "floor", "ceiling", "within 0.5", "MSE", "MAE")  # of one network on one set of strips
 COLLAPSED = 0.5  # a seed below this share of the best seed's validation accuracy never got going
 REFERENCES = ("most_common", "oracle-digit_labels")  # what the systems are held against, and stands below them
+PAGES = ("README.md", "docs/results.md", "docs/reader.md", "docs/performance.md")  # where tables are published
 EMPTY = "No records yet:"
 COMMAND = "python -m digitsum train"
 
@@ -75,60 +76,62 @@ def difference(entry: Entry) -> str:
     return f"{value} ({low} to {high})"
 
 
-def renew(readme: str | Path = "README.md", results: str | Path = "results") -> bool:
-    """Write the tables of the records in `results` between their markers in `readme`; returns whether it changed.
+def renew(tables: Mapping[str, str], pages: Sequence[str | Path] = PAGES) -> list[Path]:
+    """Write the tables between their markers in the `pages`; returns those that changed.
 
-    Everything outside the markers stays as it is, byte for byte. Raises TableError and leaves the file alone where a
-    record or a marker is wrong.
+    Everything outside the markers stays as it is, byte for byte. Raises TableError and leaves all pages alone where one
+    is not there or a marker is wrong (see `filled`).
     """
-    readme = Path(readme)
-    if not readme.is_file():
-        raise TableError(f"{readme} is not there; run this in the repository's root")
-    if not Path(results).is_dir():
-        raise TableError(f"{results} is not there, and without records the tables would be emptied; name their folder")
-    old = readme.read_bytes().decode("utf-8")
-    records = load_records(results)
-    new = renewed(old, records, readme, load_comparison(results, records), load_studies(results))
-    if new == old:
-        return False
-    with replacing(readme) as temporary:
-        temporary.write_bytes(new.encode("utf-8"))
-    return True
+    for page in map(Path, pages):
+        if not page.is_file():
+            raise TableError(f"{page} is not there; run this in the repository's root")
+    old = {Path(page): Path(page).read_bytes().decode("utf-8") for page in pages}
+    new = filled(old, tables)
+    changed = [page for page in old if new[page] != old[page]]
+    for page in changed:
+        with replacing(page) as temporary:
+            temporary.write_bytes(new[page].encode("utf-8"))
+    return changed
 
 
-def renewed(
-    text: str,
-    records: Sequence[Record],
-    where: str | Path = "README.md",
-    comparison: Record | None = None,
-    studied: Sequence[Record] = (),
-) -> str:
-    """The text with the tables of the records (see `filled`)."""
-    return filled(text, render(records, comparison) | render_studies(studied, records), where)
-
-
-def filled(text: str, tables: Mapping[str, str], where: str | Path) -> str:
-    """The text with every table between its markers `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew.
+def filled(pages: Mapping[Path, str], tables: Mapping[str, str]) -> dict[Path, str]:
+    """The pages' texts with every table between its markers `<!-- table:NAME -->` and `<!-- /table:NAME -->` made anew.
 
     A marker stands alone on its line. Raises TableError for a marker of no table, one without its partner, two of the
-    same name, and for records whose table has no marker.
+    same name, on two pages too, and for records whose table has no marker.
     """
-    newline = "\r\n" if "\r\n" in text else "\n"
+    places: dict[str, Path] = {}
+    for page, text in pages.items():
+        for name in _marked(text, page, tables):
+            if name in places:
+                raise TableError(f"{places[name]} and {page} both have a place for {name}; keep one")
+            places[name] = page
+    for name, table in tables.items():
+        if name not in places and table and not table.startswith(EMPTY):
+            raise TableError(
+                f"there is no place for {name} in {', '.join(map(str, pages))}; put <!-- table:{name} --> and "
+                f"<!-- /table:{name} --> there"
+            )
+    return {page: _filled(text, tables) for page, text in pages.items()}
+
+
+def _marked(text: str, page: Path, tables: Mapping[str, str]) -> list[str]:
+    """The names between whose markers tables belong, in order; raises TableError as `filled` does."""
     found = [(bool(slash), name) for slash, name in re.findall(r"^<!-- (/?)table:(\S+) -->\r?$", text, re.MULTILINE)]
     names = list(dict.fromkeys(name for _, name in found))
     for name in names:
         if name not in tables:
-            raise TableError(f"{where} has a marker for {name!r}, which is no table; use one of {', '.join(tables)}")
+            raise TableError(f"{page} has a marker for {name!r}, which is no table; use one of {', '.join(tables)}")
     for name in names:
         if [marker for marker in found if marker[1] == name] != [(False, name), (True, name)]:
-            raise TableError(f"{where} must have one <!-- table:{name} --> and after it one <!-- /table:{name} -->")
+            raise TableError(f"{page} must have one <!-- table:{name} --> and after it one <!-- /table:{name} -->")
     if found != [(slash, name) for name in names for slash in (False, True)]:
-        raise TableError(f"{where} has one table's markers within another's; close each before the next")
-    for name, table in tables.items():
-        if name not in names and table and not table.startswith(EMPTY):
-            raise TableError(
-                f"{where} has no place for {name}; put <!-- table:{name} --> and <!-- /table:{name} --> there"
-            )
+        raise TableError(f"{page} has one table's markers within another's; close each before the next")
+    return names
+
+
+def _filled(text: str, tables: Mapping[str, str]) -> str:
+    newline = "\r\n" if "\r\n" in text else "\n"
 
     def between(match: re.Match[str]) -> str:
         table = tables[match[1]]
@@ -141,11 +144,19 @@ def filled(text: str, tables: Mapping[str, str], where: str | Path) -> str:
 # Tables
 
 
-def render(records: Sequence[Record], comparison: Record | None = None) -> dict[str, str]:
-    """Every table by name, as Markdown.
+def published_tables(results: str | Path = "results") -> dict[str, str]:
+    """Every table of the records in `results` by name, as Markdown. Raises TableError where one is wrong."""
+    if not Path(results).is_dir():
+        raise TableError(f"{results} is not there, and without records the tables would be emptied; name their folder")
+    records = load_records(results)
+    return render(records, load_comparison(results, records)) | render_studies(load_studies(results), records)
 
-    Results, details, choices and runs of each source, the best on strips of unseen glyphs first and the references
-    last; of mnist also comparison, claims and peers.
+
+def render(records: Sequence[Record], comparison: Record | None = None) -> dict[str, str]:
+    """Every table of runs by name, as Markdown.
+
+    Results, strings, details, choices and runs of each source, the best on strips of unseen glyphs first and the
+    references last; of mnist also comparison, claims and peers.
     Where a source has no records, its results are a sentence that says how to make some; its other tables are empty.
     """
     tables: dict[str, str] = {}
@@ -154,6 +165,7 @@ def render(records: Sequence[Record], comparison: Record | None = None) -> dict[
         if here:
             tables |= {
                 f"results-{source}": _results(here),
+                f"strings-{source}": _strings(here),
                 f"details-{source}": _details(here),
                 f"choices-{source}": _choices(here),
                 f"runs-{source}": _runs(here),
@@ -161,7 +173,7 @@ def render(records: Sequence[Record], comparison: Record | None = None) -> dict[
         else:
             first = next(iter(EXPERIMENTS))
             sentence = f"{EMPTY} `{COMMAND} {first} --source {source} --preset full` makes the first."
-            others = {f"{table}-{source}": "" for table in ("details", "choices", "runs")}
+            others = {f"{table}-{source}": "" for table in ("strings", "details", "choices", "runs")}
             tables |= {f"results-{source}": sentence} | others
     on_mnist = [record for record in records if record["source"] == "mnist"]
     return tables | {
@@ -195,7 +207,7 @@ def _results(records: Sequence[Record]) -> str:
     if any(len(seeds) > 1 for seeds in in_rows(records)):
         below += " Where there are several seeds: mean ± standard deviation over them, and on `unseen` the worst."
     below += in_float32(records)
-    return "\n\n".join([markdown_table(header, rows), below, *_strings(records)])
+    return f"{markdown_table(header, rows)}\n\n{below}"
 
 
 def _stated(record: Record) -> str:
@@ -206,10 +218,10 @@ def _stated(record: Record) -> str:
     return stated.short + (f"<br>{stated.differs}" if stated.differs and not record["changed"] else "")
 
 
-def _strings(records: Sequence[Record]) -> list[str]:
+def _strings(records: Sequence[Record]) -> str:
     """A table of how the experiments that read digit by digit do so, and one of how near to the digits' centres.
 
-    None of either where there is no such experiment.
+    Neither where there is no such experiment.
     """
     tables = []
     for part, about, cell in (
@@ -229,7 +241,7 @@ def _strings(records: Sequence[Record]) -> list[str]:
                 for seeds in rows
             ]
             tables += [about, markdown_table(["experiment", *(SPLITS[split] for split in splits)], cells)]
-    return tables
+    return "\n\n".join(tables)
 
 
 def _details(records: Sequence[Record]) -> str:
