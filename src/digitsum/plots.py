@@ -97,6 +97,8 @@ def curves(
             left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         left.set(title=f"{objective.replace('_', ' ')}: loss", ylabel=LOSSES.get(objective, "loss"))
         right.set(title=f"{objective.replace('_', ' ')}: accuracy", ylabel="right sums", ylim=(0, None))
+        # Left to itself, the number of ticks is another with another matplotlib, and so is the text of report.pdf.
+        right.yaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if right.get_ylim()[1] > 0.1 else 1))
         for axes in (left, right):
             axes.set_xlabel("epoch")
