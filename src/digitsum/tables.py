@@ -82,10 +82,11 @@ def renew(tables: Mapping[str, str], pages: Sequence[str | Path] = PAGES) -> lis
     Everything outside the markers stays as it is, byte for byte. Raises TableError and leaves all pages alone where one
     is not there or a marker is wrong (see `filled`).
     """
+    old = {}
     for page in map(Path, pages):
         if not page.is_file():
             raise TableError(f"{page} is not there; run this in the repository's root")
-    old = {Path(page): Path(page).read_bytes().decode("utf-8") for page in pages}
+        old[page] = page.read_bytes().decode("utf-8")
     new = filled(old, tables)
     changed = [page for page in old if new[page] != old[page]]
     for page in changed:
