@@ -128,7 +128,8 @@ def headings(page: Path) -> set[str]:
 def test_links_lead_somewhere(files: list[Path]) -> None:
     broken = []
     for page in (path for path in files if path.suffix == ".md"):
-        for link in re.findall(r"\]\((?!\w+://)([^)\s]+)", page.read_text()):
+        text = page.read_text()
+        for link in re.findall(r"\]\((?!\w+://)([^)\s]+)", text) + re.findall(r'src="(?!\w+://)([^"]+)"', text):
             path, _, anchor = link.partition("#")
             target = page.parent / path if path else page
             if not target.exists() or (anchor and anchor not in headings(target)):

@@ -260,7 +260,7 @@ def _list(records: Iterable[tuple[Path, dict[str, Any]]]) -> None:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    changed = renew(published_tables(options.results) | performance.published_tables(options.results), PAGES)
+    changed = renew(published_tables(options.results) | performance.published_tables(options.results))
     performance.draw(results=options.results)
     for page in PAGES:
         print(f"{page} {'has new tables' if Path(page) in changed else 'agrees with the records already'}")
