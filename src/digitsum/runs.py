@@ -171,7 +171,8 @@ def measure_again(model: StripModel, path: str | Path, data: Data, results: str 
     record |= _figures(model, Experiment(**record["settings"]), data)
     record["measured"] = provenance(next(model.parameters()).device)
     write_record(record, record_path)
-    save_checkpoint(model, path, **about | {"validation": record["metrics"]["val"]})
+    if (validation := record["metrics"]["val"]) != about["validation"]:
+        save_checkpoint(model, path, **about | {"validation": validation})
     return record_path
 
 
