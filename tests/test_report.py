@@ -154,7 +154,6 @@ def test_looking_draws_every_picture_and_counts_what_is_in_them(tiny, tmp_path, 
     assert generator["left edge"][2] == round(np.median([columns[0] for columns in ink]))
     assert generator["right edge"][2] == round(np.median([columns[-1] for columns in ink]))
     assert 0 < generator["ink lost to overlap"] < 0.1
-    assert 0 <= found["widening"] < 5
 
 
 def test_no_result_is_typed_into_the_source():
@@ -210,10 +209,10 @@ def test_minutes_are_held_against_those_of_the_same_kind_of_processor():
 
 def test_how_much_wider_intervals_are_for_others_leaves_the_reader_out():
     factors = {"reader": 1.6, "cnn3_dropout-classification": 10.24, "oracle-digit_labels": 9.96}
-    told = {"reader": "1.5", "others": "10.0–10.2"}
-    assert _widening({"widening": factors}, {"widening": 1.5}) == told
-    assert _widening({"widening": {"reader": 1.6}}, None) == _widening(None, None) == {"reader": "", "others": ""}
-    assert _widening({"widening": {"most_common": 1.04, "ocr": 1.01}}, None)["others"] == "1.0"
+    assert _widening({"widening": factors}) == {"reader": "1.6", "others": "10.0–10.2"}
+    assert _widening({"widening": {"reader": 1.6}}) == {"reader": "1.6", "others": ""}
+    assert _widening({"widening": {"most_common": 1.04, "ocr": 1.01}}) == {"reader": "", "others": "1.0"}
+    assert _widening(None) == {"reader": "", "others": ""}
 
 
 @pytest.mark.parametrize(("without", "helps"), [([0.6, 0.61], True), ([0.6, 0.81], False), ([0.9], False), ([], None)])

@@ -93,7 +93,7 @@ def facts_json(
         "peers": [["strips", *row] for row in PEERS_ON_STRIPS] + [["digits", *row] for row in PEERS_ON_CUT_DIGITS],
         "claims": judged(records),
         "paired": _paired(comparison) if comparison else None,
-        "widening": _widening(comparison, seen),
+        "widening": _widening(comparison),
         "layers": _stacks(networks),
         "variants": variants,
         "commands": _commands(records),
@@ -239,12 +239,12 @@ def _paired(comparison: Record) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _widening(comparison: Record | None, seen: Record | None) -> dict[str, str]:
+def _widening(comparison: Record | None) -> dict[str, str]:
     """How many times wider intervals are for other handwriting: of the reader, and the span over the other systems."""
     factors = (comparison or {}).get("widening", {})
     others = [factor for name, factor in factors.items() if name != READER]
     return {
-        "reader": f"{seen['widening']:.1f}" if seen and "widening" in seen else "",
+        "reader": f"{factors[READER]:.1f}" if READER in factors else "",
         "others": "–".join(dict.fromkeys(f"{end(others):.1f}" for end in (min, max))) if others else "",
     }
 

@@ -15,7 +15,7 @@ from . import plots
 from .checkpoints import load_checkpoint, read_metadata, replacing
 from .compose import WIDTH, Strips
 from .data import Data, load_data, mnist_glyphs
-from .evaluation import Predictions, predictions, sight, widening
+from .evaluation import Predictions, predictions, sight
 from .pseudo_labels import label_digits
 from .runs import circumstances, commit
 
@@ -36,7 +36,7 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     data = load_data("mnist", root)
     model = load_checkpoint(checkpoint)
     strips = data.unseen
-    assert strips is not None and strips.digits is not None and strips.glyphs is not None and model.stride is not None
+    assert strips is not None and strips.digits is not None and model.stride is not None
     read = predictions(model, strips.images)
     wrong = np.flatnonzero(np.not_equal(read.sums, strips.sums))
     certainty = sight(model, strips.images[wrong]).sums.max(axis=1)  # of the wrong answers
@@ -65,7 +65,6 @@ def look(root: Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
         "weights": read_metadata(checkpoint)["digest"],
         "generator": _generator(root, data),
         "errors": errors(read, strips, certainty),
-        "widening": widening(read.sums == strips.sums, strips.glyphs),
         "seconds": round(time.perf_counter() - started, 1),
     } | circumstances(data, torch.device("cpu"))  # fmt: skip
 
