@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,22 +9,14 @@ import pytest
 import digitsum.data
 import digitsum.models.pretrained
 from digitsum.data import Data, load_data, mnist_is_there
-from digitsum.experiments import EXPERIMENTS
-from digitsum.extras import missing
-from digitsum.models import WeightsError
+from digitsum.errors import WeightsError
+from digitsum.experiments import EXPERIMENTS, Experiment
+from digitsum.training import Run, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of experiments that need an extra which is not installed, unless DIGITSUM_EXTRAS says it must be."""
-    for item in items if not os.environ.get("DIGITSUM_EXTRAS") else ():
-        models = [marker.args[0] for marker in item.iter_markers("needs")]
-        if (call := getattr(item, "callspec", None)) and call.params.get("name") in EXPERIMENTS:
-            models.append(EXPERIMENTS[call.params["name"]].model)
-        for lack in filter(None, map(missing, models)):
-            item.add_marker(pytest.mark.skip(reason=lack))
+CORE = tuple(EXPERIMENTS)  # the package's own rows: research adds others once it is imported
+SMALL = tuple(name for name in CORE if EXPERIMENTS[name].model != "resnet50")  # those that train fast on a CPU
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +27,7 @@ def digits() -> Data:
 
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
-    """The folder that holds the real MNIST; a test that asks for it is skipped where there is none."""
+    """The folder that holds the real MNIST; a test that asks for it is skipped without it."""
     for root in (REPOSITORY / "data", SHARED / "mnist"):
         if mnist_is_there(root):
             return root
@@ -63,12 +54,37 @@ def small_sources(monkeypatch) -> None:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch, small_sources) -> Path:
-    """An empty folder as the current one, small sources of data, and no published weights to be had."""
+def no_weights(monkeypatch) -> None:
+    """No published weights can be had."""
 
-    def download(weights):
-        raise WeightsError(f"{weights} asked for")
+    def download(kind, name):
+        raise WeightsError(f"{name} could not be downloaded")
 
+    monkeypatch.setattr(digitsum.models.pretrained, "published_state", download)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch, small_sources, no_weights) -> Path:
+    """An empty folder as the current one, small sources of data, and no published weights."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(digitsum.models.pretrained, "pretrained_state", download)
     return tmp_path
+
+
+def run(experiment: Experiment, data: Data, device: str = "cpu", **options) -> Run:
+    """Train quietly, on the CPU."""
+    return train(experiment, data, device=device, progress=False, **options)
+
+
+def interrupt(monkeypatch, step: int) -> None:
+    """Press Ctrl-C in training step `step`, counted from 1 over all epochs from now on."""
+    import digitsum.training
+
+    class Bar(digitsum.training.tqdm):
+        left = step
+
+        def update(self, n=1):
+            Bar.left -= 1
+            if Bar.left == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(digitsum.training, "tqdm", Bar)

@@ -1,4 +1,4 @@
-"""The exact sum likelihood against enumeration, in value, gradient, range and cost."""
+"""The exact sum likelihood against enumeration, in value, gradient and range."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digitsum.likelihood import (
+    BLANK,
     SYMBOLS,
     count_distribution,
     moments,
-    most_agreed,
     read_strings,
+    read_views,
     string_log_likelihood,
     sum_distribution,
     sum_log_likelihood,
@@ -26,18 +27,25 @@ def random_logits(n: int, columns: int, *, scale: float = 2.0, seed: int = 0, dt
     return torch.randn(n, columns, SYMBOLS, generator=torch.Generator().manual_seed(seed), dtype=dtype) * scale
 
 
-def outcomes(logits: torch.Tensor) -> dict[tuple[int, ...], float]:
-    """The probability of every digit string of one strip (T, 11), by going through all 11^T assignments."""
+def placements(logits: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """Return the probability of each of the 11^T assignments of symbols to the columns of one strip (T, 11)."""
     p = logits.double().softmax(-1).tolist()
+    return {
+        symbols: math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True))
+        for symbols in itertools.product(range(SYMBOLS), repeat=len(p))
+    }
+
+
+def outcomes(logits: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """Return the probability of every digit string of one strip (T, 11), over all assignments."""
     strings: dict[tuple[int, ...], float] = {}
-    for symbols in itertools.product(range(SYMBOLS), repeat=len(p)):
-        string = tuple(symbol - 1 for symbol in symbols if symbol)
-        chance = math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True))
+    for symbols, chance in placements(logits).items():
+        string = tuple(symbol - 1 for symbol in symbols if symbol != BLANK)
         strings[string] = strings.get(string, 0.0) + chance
     return strings
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(
     columns=st.integers(1, 4),
     bounds=st.tuples(st.integers(0, 4), st.integers(0, 4)),
@@ -60,7 +68,7 @@ def test_agrees_with_enumeration(columns, bounds, scale, seed):
         torch.testing.assert_close(sum_log_likelihood(logits.expand(len(every), -1, -1), every, count).exp(), padded)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(columns=st.integers(1, 4), seed=st.integers(0, 2**31))
 def test_strings_counts_and_moments_agree_with_enumeration(columns, seed):
     logits = random_logits(1, columns, seed=seed)
@@ -82,15 +90,15 @@ def test_strings_counts_and_moments_agree_with_enumeration(columns, seed):
     torch.testing.assert_close(torch.cat(tuple(moments(logits))), truth)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, (0, 2), (1, 3), None])
+@pytest.mark.parametrize("count", [1, 4, 5, (0, 2), (1, 3), None])
 def test_gradient(count):
-    logits = random_logits(3, 6).requires_grad_()
-    sums = torch.tensor([0, 4, 9])
+    logits = random_logits(2, 6).requires_grad_()
+    sums = torch.tensor([4, 9])
     assert torch.autograd.gradcheck(lambda x: sum_log_likelihood(x, sums, count), logits)
     assert torch.autograd.gradcheck(lambda x: sum_distribution(x, count)[:, :9], logits)
 
 
-@pytest.mark.parametrize("columns", [4, 5, 7, 11, 13, 22, 31])
+@pytest.mark.parametrize("columns", [4, 7, 22, 42])
 @pytest.mark.parametrize("count", [4, (0, 4), (1, 4), None])
 def test_the_gradient_is_defined_for_any_number_of_columns(columns, count):
     """Against finite differences along one direction; the sums are the least, the largest and one between."""
@@ -102,15 +110,26 @@ def test_the_gradient_is_defined_for_any_number_of_columns(columns, count):
     step = 1e-5 * random_logits(4, columns, seed=1)
     with torch.no_grad():
         change = sum_log_likelihood(logits + step, sums, count) - sum_log_likelihood(logits - step, sums, count)
-    torch.testing.assert_close((2 * gradient * step).sum(dim=(1, 2)), change, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close((2 * gradient * step).sum(dim=(1, 2)), change, rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_is_the_posterior_minus_the_prior():
+    logits = random_logits(1, 3).requires_grad_()
+    gradient = torch.autograd.grad(sum_log_likelihood(logits, torch.tensor([7]), 2).sum(), logits)[0][0]
+    posterior = torch.zeros(3, SYMBOLS, dtype=torch.float64)
+    for symbols, chance in placements(logits.detach()[0]).items():
+        digits = [symbol - 1 for symbol in symbols if symbol != BLANK]
+        if len(digits) == 2 and sum(digits) == 7:
+            posterior[range(3), symbols] += chance
+    torch.testing.assert_close(gradient, posterior / posterior.sum() * 3 - logits.detach()[0].softmax(-1))
 
 
 @pytest.mark.parametrize("count", [4, (1, 6), None])
-@pytest.mark.parametrize("confidence", [0.0, 10.0, 60.0, 300.0])
+@pytest.mark.parametrize("confidence", [0.0, 60.0, 300.0])
 def test_float32_is_exact_where_probabilities_are_tiny(count, confidence):
     """Strips read with great confidence as 9999, 0000 or empty, and labelled otherwise: down to exp(-1200)."""
     logits = random_logits(6, 42, dtype=torch.float32)
-    logits[:4, :, 0] += confidence
+    logits[:4, :, BLANK] += confidence
     logits[0, 3::10, 10] += 2 * confidence
     logits[1, 3::10, 1] += 2 * confidence
     sums = torch.tensor([0, 36, 20, 36, 1, 35])
@@ -121,45 +140,19 @@ def test_float32_is_exact_where_probabilities_are_tiny(count, confidence):
         gradients.append(torch.autograd.grad(value.sum(), x)[0].double())
         values.append(value.detach().double())
     assert values[0].isfinite().all() and gradients[0].isfinite().all()
-    torch.testing.assert_close(values[0], values[1], rtol=2e-6, atol=1e-4)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-2, atol=1e-2)
 
 
-def test_gradient_is_the_posterior_minus_the_prior():
-    logits = random_logits(1, 3).requires_grad_()
-    gradient = torch.autograd.grad(sum_log_likelihood(logits, torch.tensor([7]), 2).sum(), logits)[0][0]
-    p = logits.detach()[0].softmax(-1).tolist()
-    posterior = torch.zeros(3, SYMBOLS, dtype=torch.float64)
-    for symbols in itertools.product(range(SYMBOLS), repeat=3):
-        digits = [symbol - 1 for symbol in symbols if symbol]
-        if len(digits) == 2 and sum(digits) == 7:
-            chance = math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True))
-            for t, symbol in enumerate(symbols):
-                posterior[t, symbol] += chance
-    posterior /= posterior.sum() / 3
-    torch.testing.assert_close(gradient, posterior - torch.tensor(p, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("scale", [0.1, 3.0, 20.0])
-def test_probabilities_add_up(scale):
-    logits = random_logits(4, 42, scale=scale, dtype=torch.float32)
-    zero = torch.zeros(4)
-    torch.testing.assert_close(sum_distribution(logits, None).logsumexp(1), zero, atol=1e-3, rtol=0)
-    counts = count_distribution(logits)
-    torch.testing.assert_close(counts.logsumexp(1), zero, atol=1e-3, rtol=0)
-    torch.testing.assert_close(sum_distribution(logits, 4).logsumexp(1), counts[:, 4], atol=1e-3, rtol=1e-5)
-    bounded = sum_distribution(logits, (1, 3)).logsumexp(1)
-    torch.testing.assert_close(bounded, counts[:, 1:4].logsumexp(1), atol=1e-3, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [3.0, 20.0, 200.0])  # the last beyond what float64 holds but as logarithms
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
-def test_the_distribution_holds_every_sums_likelihood(count, scale, dtype):
-    logits = random_logits(3, 20, scale=scale, dtype=dtype)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 200.0])  # the last is beyond what float64 holds but as logarithms
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_the_distribution_holds_every_sums_likelihood(count, scale):
+    logits = random_logits(3, 20, scale=scale, dtype=torch.float32)
     every = [torch.full((3,), total) for total in range(9 * count + 1)]
     one_by_one = torch.stack([sum_log_likelihood(logits, sums, count) for sums in every], dim=1)
-    torch.testing.assert_close(sum_distribution(logits, count), one_by_one, atol=1e-3, rtol=1e-5)
+    table = sum_distribution(logits, count)
+    torch.testing.assert_close(table, one_by_one, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(table.logsumexp(1), count_distribution(logits)[:, count], atol=1e-3, rtol=1e-5)
 
 
 def test_impossible_sums_have_probability_zero_and_no_gradient():
@@ -177,76 +170,46 @@ def test_a_count_that_does_not_fit_is_refused(count):
         sum_log_likelihood(random_logits(1, 6), torch.tensor([3]), count)
 
 
-def test_reads_the_best_placement():
-    logits = torch.full((3, 12, SYMBOLS), -8.0)
-    logits[..., 0] = 0.0
-    for column, digit in ((1, 4), (5, 0), (6, 9), (10, 4)):
-        logits[0, column, digit + 1] = 8.0
-    logits[1, 7, 3] = 5.0
-    free, fixed, bounded = (read_strings(logits, count) for count in (None, 4, (1, 2)))
-    assert free[0].digits == [4, 0, 9, 4] and free[0].columns == [1, 5, 6, 10]
-    assert free[1].digits == [2] and free[1].columns == [7] and free[2].digits == []
-    assert fixed[0].digits == [4, 0, 9, 4] and 7 in fixed[1].columns and len(fixed[2].digits) == 4
-    assert [len(reading.digits) for reading in bounded] == [2, 1, 1]
-    assert free[0].probability > 0.95 > fixed[2].probability
-
-
 def test_a_digit_shared_between_columns_is_read_once():
     logits = torch.full((1, 6, SYMBOLS), -30.0)
-    logits[..., 0] = 0.0
-    for column in (2, 3, 4):
-        logits[0, column, 8] = -0.7  # a third of the way: no column is likelier to hold the 7 than not
+    logits[..., BLANK] = 0.0
+    logits[0, 2:5, 8] = -0.7  # a third of the way: no column is likelier to hold the 7 than not
     assert read_strings(logits)[0].digits == [7]
 
 
 def ways_to_tell(count: int, columns: int) -> dict[int | tuple[int, int] | None, range]:
-    """Each way to tell a reader of the count, with the counts that it allows."""
-    least = min(count, columns)
+    """Return each way to tell a reader of the count, with the counts that it allows."""
+    exact = min(count, columns)
     return {
-        None: range(columns + 1), least: range(least, least + 1), (least // 2, columns): range(least // 2, columns + 1)
+        None: range(columns + 1), exact: range(exact, exact + 1), (exact // 2, columns): range(exact // 2, columns + 1)
     }  # fmt: skip
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(columns=st.integers(1, 4), count=st.integers(0, 4), seed=st.integers(0, 2**31))
 def test_readings_are_the_most_likely_placements_of_the_most_likely_count(columns, count, seed):
     logits = random_logits(1, columns, seed=seed)
-    p = logits[0].softmax(-1).tolist()
+    chances, strings = placements(logits[0]), outcomes(logits[0])
     counts = count_distribution(logits)[0].tolist()
     for told, allowed in ways_to_tell(count, columns).items():
         likeliest = max(allowed, key=counts.__getitem__)
-        best = max(
-            (symbols for symbols in itertools.product(range(SYMBOLS), repeat=columns)
-             if columns - symbols.count(0) == likeliest),
-            key=lambda symbols: math.prod(column[symbol] for column, symbol in zip(p, symbols, strict=True)),
-        )  # fmt: skip
+        best = max((s for s in chances if columns - s.count(BLANK) == likeliest), key=chances.__getitem__)
         reading = read_strings(logits, told)[0]
-        assert reading.columns == [t for t, symbol in enumerate(best) if symbol]
-        assert reading.digits == [symbol - 1 for symbol in best if symbol]
-        strings = {s: c for s, c in outcomes(logits[0]).items() if len(s) in allowed}
-        assert reading.probability == pytest.approx(strings[tuple(reading.digits)] / sum(strings.values()))
+        assert reading.columns == [t for t, symbol in enumerate(best) if symbol != BLANK]
+        assert reading.digits == [symbol - 1 for symbol in best if symbol != BLANK]
+        possible = {s: c for s, c in strings.items() if len(s) in allowed}
+        assert reading.probability == pytest.approx(possible[tuple(reading.digits)] / sum(possible.values()))
 
 
-@settings(deadline=None, max_examples=15)
-@given(columns=st.integers(1, 4), count=st.integers(0, 4), looks=st.integers(1, 3), seed=st.integers(0, 2**31))
-def test_of_several_looks_the_reading_is_taken_that_all_find_likeliest(columns, count, looks, seed):
-    logits = random_logits(looks, columns, seed=seed)
+@settings(deadline=None, max_examples=12)
+@given(columns=st.integers(1, 4), count=st.integers(0, 4), views=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_of_several_views_the_reading_is_taken_that_all_find_likeliest(columns, count, views, seed):
+    logits = random_logits(views, columns, seed=seed)
+    every = [outcomes(view) for view in logits]
     for told, allowed in ways_to_tell(count, columns).items():
-        read = [read_strings(look[None], told)[0] for look in logits]
-        means = []
-        for reading in read:
-            each = [outcomes(look) for look in logits]
-            kept = [{s: c for s, c in strings.items() if len(s) in allowed} for strings in each]
-            means.append(sum(k[tuple(reading.digits)] / sum(k.values()) for k in kept) / looks)
-        agreed = most_agreed(logits[:, None], told)[0]
+        possible = [{s: c for s, c in strings.items() if len(s) in allowed} for strings in every]
+        read = [tuple(read_strings(view[None], told)[0].digits) for view in logits]
+        means = [sum(k[digits] / sum(k.values()) for k in possible) / views for digits in read]
+        agreed = read_views(logits[:, None], told)[0]
         assert agreed.probability == pytest.approx(max(means))
-        assert agreed.digits == read[means.index(max(means))].digits or len(set(means)) < len(means)
-
-
-def test_looks_that_agree_on_the_digit_and_not_on_its_column_agree():
-    looks = torch.full((3, 1, 6, SYMBOLS), -30.0)
-    looks[..., 0] = 0.0
-    for look, column in zip(looks, (2, 2, 3), strict=True):
-        look[0, column, 8] = 10.0
-    (reading,) = most_agreed(looks)
-    assert reading.digits == [7] and reading.probability > 0.999
+        assert tuple(agreed.digits) == read[means.index(max(means))] or len(set(means)) < len(means)

@@ -1,10 +1,11 @@
-"""Both notebooks run from top to bottom, shrunk, and write only where their parameters say."""
+"""Both notebooks run from top to bottom on a few strips, and tell a story in calls."""
 
 from __future__ import annotations
 
-import json
+import ast
+import os
+import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -13,129 +14,141 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from digitsum import load_checkpoint
-from digitsum.experiments import CORE
+from digitsum import EXPERIMENTS, load_checkpoint
+from digitsum.runs import read_record
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("training.ipynb", "inference.ipynb")
-STRIPS = 48
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Iterator[Path]:
-    """Where the notebooks run and write; removed at the end, as ResNet-50's weights are large."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    (folder / "cwd").mkdir()
-    yield folder
-    shutil.rmtree(folder)
-
-
-def execute(name: str, folder: Path, **parameters) -> NotebookNode:
-    """Run a notebook in `folder`/cwd with the given values in place of those in its parameters cell."""
-    notebook = read(name)
-    given = {
-        "SOURCE": "digits", "PRESET": "smoke", "STRIPS": STRIPS, "ROOT": str(folder / "data"), "DEVICE": "cpu",
-        "MODELS_DIR": str(folder / "models"), "RESULTS_DIR": str(folder / "results"),
-    } | parameters  # fmt: skip
-    (cell,) = parameter_cells(notebook)
-    assert set(given) <= {line.split(" = ")[0] for line in cell.source.splitlines()}
-    cell.source += "".join(f"\n{key} = {value!r}" for key, value in given.items())
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder / "cwd")}}
-    ).execute()
-    assert not list((folder / "cwd").iterdir())  # a relative path would have ended here, and in a checkout otherwise
-    return notebook
-
-
-@pytest.fixture(scope="module")
-def training(folder: Path) -> NotebookNode:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        return execute("training.ipynb", folder)
-
-
-def test_training_trains_the_core_experiments(training, folder):
-    records = {path.stem: json.loads(path.read_text()) for path in (folder / "results" / "digits-smoke").glob("*")}
-    assert set(records) == {f"{name}-seed0" for name in CORE}
-    for name in CORE:
-        assert records[f"{name}-seed0"]["data"]["strips"]["train"] == STRIPS
-        load_checkpoint(folder / "models" / "digits-smoke" / f"{name}.safetensors")
-    assert {path.name for path in folder.iterdir()} <= {"cwd", "data", "models", "results"}
-    assert all(text(training).count(name) >= 4 for name in CORE)  # settings, changes, progress, results
-    assert figures(training) == 3
-
-
-def test_training_leaves_out_what_is_on_record_where_asked_to(training, folder):
-    """Dates and all, the records are those of the first run."""
-    before = {path: path.read_bytes() for path in (folder / "results").rglob("*.json")}
-    (folder / "results" / "digits-smoke" / f"{CORE[0]}-seed0.json").unlink()
-    notebook = execute("training.ipynb", folder, MISSING_ONLY=True)
-    after = {path: path.read_bytes() for path in before}
-    assert [path.stem for path in before if after[path] != before[path]] == [f"{CORE[0]}-seed0"]
-    assert all(text(notebook).count(name) >= 4 for name in CORE)
-
-
-def test_inference_shows_every_experiment_that_was_trained(training, folder):
-    notebook = execute("inference.ipynb", folder)
-    assert "no weights" not in text(notebook) and "is not there" not in text(notebook)
-    assert "other strips" not in text(notebook)
-    for name in CORE:
-        assert text(notebook).count(name) >= 8  # weights, own metrics, five splits, own image
-    assert "entire" in text(notebook) and "unseen" in text(notebook)
-    assert figures(notebook) == 13  # six of them of the reader alone
-
-
-def test_inference_names_missing_weights_and_goes_on(training, folder, tmp_path):
-    there, *missing = CORE
-    (tmp_path / "cwd").mkdir()
-    models = tmp_path / "models" / "digits-smoke"
-    models.mkdir(parents=True)
-    shutil.copy(folder / "models" / "digits-smoke" / f"{there}.safetensors", models)
-    notebook = execute("inference.ipynb", tmp_path, SPLIT="test", STRIPS=STRIPS // 2)
-    for name in missing:
-        assert f"python -m digitsum train {name} --source digits" in text(notebook)
-    assert "other strips" in text(notebook)  # it was trained on more of them
-    assert f"{there}-seed0.json is not there" in text(notebook)
-    assert figures(notebook) == 7
-
-
-def test_inference_without_any_weights_says_what_to_run(tmp_path):
-    (tmp_path / "cwd").mkdir()
-    with pytest.raises(CellExecutionError, match="run training.ipynb first"):
-        execute("inference.ipynb", tmp_path)
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebooks_have_parameters_and_no_commands_or_places_of_a_machine(name):
-    notebook = read(name)
-    assert len(parameter_cells(notebook)) == 1
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert not any(line.lstrip().startswith(("!", "%")) for line in cell.source.splitlines())
-    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert not any(place in text(notebook) for place in (str(REPOSITORY), "/home/", "/root/", "/tmp/", "/Users/"))
+FOLDER = "digits-smoke"
+IMAGE = str(REPOSITORY / "docs" / "example.png")
+FEW_STRIPS = "import digitsum.data\ndigitsum.data.STRIPS, digitsum.data.UNSEEN = 100, 20"
 
 
 def read(name: str) -> NotebookNode:
     return nbformat.read(REPOSITORY / name, as_version=4)
 
 
-def parameter_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def outputs(notebook: NotebookNode, *kinds: str):
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return (output for cell in cells for output in cell.outputs if output.output_type in kinds)
+def parameters_cell(notebook: NotebookNode) -> NotebookNode:
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    return cell
 
 
-def text(notebook: NotebookNode) -> str:
-    """All that its cells print and tabulate, without standard error."""
-    printed = [output.text for output in outputs(notebook, "stream") if output.name == "stdout"]
-    tables = [output.data.get("text/markdown", "") for output in outputs(notebook, "execute_result", "display_data")]
-    return "\n".join(printed + tables)
+def execute(name: str, folder: Path, **parameters) -> NotebookNode:
+    """Run a notebook in `folder` with these values after those of its parameters cell."""
+    notebook = read(name)
+    given = {"SOURCE": "digits", "DEVICE": "cpu"} | parameters
+    cell = parameters_cell(notebook)
+    assert set(given) <= {line.split(" = ")[0] for line in cell.source.splitlines()}
+    cell.source += "".join(f"\n{key} = {value!r}" for key, value in given.items()) + f"\n{FEW_STRIPS}"
+    resources = {"metadata": {"path": str(folder)}}
+    with pytest.MonkeyPatch.context() as patch:  # the kernel inherits the environment, not sys.path
+        paths = [str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """An empty folder where the notebooks run; removed at the end, as ResNet-50's weights are large."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def training(workplace: Path) -> NotebookNode:
+    return execute("training.ipynb", workplace, PRESET="smoke")
+
+
+def test_training_leaves_weights_and_a_record_of_every_core_experiment(training, workplace):
+    assert {path.name for path in workplace.iterdir()} == {"models", "results"}
+    results, models = workplace / "results" / FOLDER, workplace / "models" / FOLDER
+    runs = {f"{name}-seed0" for name in EXPERIMENTS}
+    assert {path.stem for path in results.glob("[!.]*")} == {path.stem for path in models.glob("[!.]*")} == runs
+    for name in EXPERIMENTS:
+        record = read_record(results / f"{name}-seed0.json")
+        assert record["experiment"] == name and len(record["history"]) == 1
+        assert load_checkpoint(models / f"{name}-seed0.safetensors").metadata["data"] == record["data"]["fingerprint"]
+        assert all(name in table for table in tables(training))
+    assert len(tables(training)) == 2  # settings and results
+    assert figures(training) == 3
+
+
+def test_training_shows_a_run_on_record_without_training_it_again(training, workplace):
+    name = "cnn_attention-regression"
+    record = workplace / "results" / FOLDER / f"{name}-seed0.json"
+    before = record.read_bytes()
+    notebook = execute("training.ipynb", workplace, PRESET="smoke", EXPERIMENTS_TO_RUN=[name])
+    assert record.read_bytes() == before
+    assert name in tables(notebook)[-1]
+
+
+def test_inference_shows_every_experiment_that_was_trained(training, workplace):
+    notebook = execute("inference.ipynb", workplace, FOLDER=FOLDER, IMAGE=IMAGE)
+    (table,) = tables(notebook)
+    assert all(name in table for name in [*EXPERIMENTS, "always the most common sum"])
+    assert "python -m digitsum train" not in printed(notebook)
+    assert "trained on other strips than these: none" in printed(notebook)
+    assert figures(notebook) == 6 + 1  # and the own image
+
+
+def test_inference_names_missing_weights_and_goes_on(training, workplace, tmp_path):
+    there, *missing = EXPERIMENTS
+    (tmp_path / "models" / "digits-quick").mkdir(parents=True)
+    shutil.copy(workplace / "models" / FOLDER / f"{there}-seed0.safetensors", tmp_path / "models" / "digits-quick")
+    notebook = execute("inference.ipynb", tmp_path, SPLIT="test", STRIPS=10, IMAGE=IMAGE)
+    assert f"python -m digitsum train {' '.join(missing)} --source digits --preset quick" in printed(notebook)
+    (table,) = tables(notebook)
+    assert there in table and not any(name in table for name in missing)
+    assert figures(notebook) == 5 + 1  # there is no reader
+
+
+def test_inference_without_any_weights_says_what_to_run(tmp_path):
+    with pytest.raises(CellExecutionError, match="Run training.ipynb first"):
+        execute("inference.ipynb", tmp_path)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cells_are_calls(name):
+    parameters = parameters_cell(read(name)).source.splitlines()
+    assert len(parameters) <= 8 and all(re.fullmatch(r"[A-Z_]+ = \S+ +# .+", line) for line in parameters)
+    for cell in code_cells(read(name)):
+        assert len(cell.source.splitlines()) <= 12
+        nodes = list(ast.walk(ast.parse(cell.source)))  # which refuses shell commands and magics
+        assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in nodes)
+        imported = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not any(module.startswith("research") for module in imported)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_notebooks_are_of_one_clean_run_and_of_no_machine(name):
+    notebook = read(name)
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"} and notebook.metadata.kernelspec.name == "python3"
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert not any(place in text for place in (str(REPOSITORY), "/home/", "/root/", "/tmp/", "/Users/", "C:\\\\"))
+
+
+def tables(notebook: NotebookNode) -> list[str]:
+    return [data["text/html"] for data in shown(notebook) if "<table" in data.get("text/html", "")]
 
 
 def figures(notebook: NotebookNode) -> int:
-    return sum("image/png" in output.data for output in outputs(notebook, "execute_result", "display_data"))
+    return sum("image/png" in data for data in shown(notebook))
+
+
+def shown(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output.data for cell in code_cells(notebook) for output in cell.outputs if "data" in output]
+
+
+def printed(notebook: NotebookNode) -> str:
+    streams = [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "stream"]
+    return "".join(output.text for output in streams if output.name == "stdout")

@@ -1,17 +1,32 @@
-"""Read the sum of four touching handwritten digits, learning from sums alone."""
+"""Read the sum of handwritten digits that touch, learning from sums alone.
 
-from .checkpoints import CheckpointError, load_checkpoint
-from .data import Data, DataError, load_data
-from .evaluation import evaluate, metrics, predict, predictions
-from .experiments import EXPERIMENTS, Experiment
-from .extras import ExtraError
-from .models import MODELS, WeightsError
-from .objectives import OBJECTIVES
-from .runs import run_experiment
-from .training import TrainingError, train
+Names are imported at their first use, so that `import digitsum` and `--help` start at once.
+"""
 
-__all__ = [
-    "EXPERIMENTS", "MODELS", "OBJECTIVES", "CheckpointError", "Data", "DataError", "Experiment", "ExtraError",
-    "TrainingError", "WeightsError", "evaluate", "load_checkpoint", "load_data", "metrics", "predict", "predictions",
-    "run_experiment", "train",
-]  # fmt: skip
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "checkpoints": ["load_checkpoint", "save_checkpoint"],
+    "data": ["Data", "load_data"],
+    "errors": ["DigitsumError"],
+    "evaluation": ["evaluate", "metrics", "predict", "predictions"],
+    "experiments": ["EXPERIMENTS", "Experiment", "shorten"],
+    "models": ["MODELS"],
+    "objectives": ["OBJECTIVES"],
+    "runs": ["run_experiment"],
+    "training": ["train"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = list(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """The strip generator: handwritten glyphs pasted side by side, often touching, labelled with their sum.
 
-Its layout reproduces the course data's measured statistics (mean and spread of the ink, edges, overlap);
-`tests/test_compose.py` holds it to them.
+Its layout reproduces the measured statistics of the course's data: ink, edges and overlap. tests/test_compose.py
+checks them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MAX_SUM = 36  # four nines
 
 @dataclass(frozen=True, eq=False)
 class Strips:
-    """Images of digit strips with their sums; digits, corners and glyphs are for evaluation only.
+    """Hold images of digit strips with their sums. Digits, corners and glyphs are for evaluation only.
 
-    Shapes: images (N, 40, W) uint8, black 0 to ink 255; sums (N,) int64; where the generator knows them,
+    Shapes: images (N, 40, W) uint8, black 0 to ink 255; sums (N,) int64. Where the generator knows them:
     digits (N, K) int64 from left to right, corners (N, K, 2) int64, the (top, left) pixel of each 28x28 glyph, and
-    glyphs (N, K) int64, which of the glyphs that the strips are made of each is.
+    glyphs (N, K) int64, the index of each glyph.
     """
 
     images: np.ndarray
@@ -39,13 +39,13 @@ class Strips:
         return len(self.sums)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Strips:
-        """The strips of a slice or an index array, in that order."""
+        """Return the strips of a slice or an index array, in that order."""
         known = (part if part is None else part[rows] for part in (self.digits, self.corners, self.glyphs))
         return Strips(self.images[rows], self.sums[rows], *known)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of shape, images and sums."""
+        """Return the first 16 hexadecimal digits of the SHA-256 of shape, images and sums."""
         digest = hashlib.sha256(str(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images))
         digest.update(np.ascontiguousarray(self.sums, dtype="<i8"))
@@ -55,13 +55,13 @@ class Strips:
 def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
     """Draw `n` strips of `digits` glyphs each, the same for the same arguments on every platform.
 
-    Each glyph starts after a gap of -16..14 columns from its left neighbour's box, never left of the canvas, at a
-    vertical offset of 0..12 rows; overlapping ink is joined by the pixelwise maximum.
-
+    Each glyph starts -16 to 14 columns after its left neighbour's box, and never left of the canvas. Its vertical
+    offset is 0 to 12 rows. Overlapping ink is joined by the pixelwise maximum.
     Shapes: glyphs (G, 28, 28) uint8; labels (G,) integers 0..9; the canvas is (40, 42 * digits).
-    Source: the rule whose strips match the published statistics of the course data (README, "The data").
+    Source: data/README.md compares these strips with the course's published statistics.
     """
-    _check(glyphs, labels)
+    if glyphs.shape != (len(labels), GLYPH, GLYPH) or glyphs.dtype != np.uint8:
+        raise ValueError(f"glyphs must be ({len(labels)}, {GLYPH}, {GLYPH}) uint8, got {glyphs.shape} {glyphs.dtype}")
     bits = np.random.PCG64(seed)
     chosen = _integers(bits, len(labels), (n, digits))
     gaps = _integers(bits, MAX_GAP - MIN_GAP + 1, (n, digits)) + MIN_GAP
@@ -83,33 +83,12 @@ def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple
     return Strips(images, values.sum(axis=1), values, corners, chosen)
 
 
-def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
-    """Draw `n` strips of `digits` cut digits each: whole cells side by side in the middle rows, none touching another.
-
-    Every glyph is used once before any comes again. Shapes as in `compose`, on a canvas of (40, 28 * digits).
-    """
-    _check(glyphs, labels)
-    chosen = np.resize(permutation(len(labels), seed), (n, digits))
-    images = np.zeros((n, HEIGHT, digits * GLYPH), np.uint8)
-    top = (HEIGHT - GLYPH) // 2
-    images[:, top : top + GLYPH] = glyphs[chosen].transpose(0, 2, 1, 3).reshape(n, GLYPH, digits * GLYPH)
-    values = labels[chosen].astype(np.int64)
-    corners = np.full((n, digits, 2), top)
-    corners[:, :, 1] = GLYPH * np.arange(digits)
-    return Strips(images, values.sum(axis=1), values, corners, chosen)
-
-
 def permutation(n: int, seed: int | tuple[int, ...]) -> np.ndarray:
-    """The indices 0..n-1 in random order, from the raw bit stream, which NumPy keeps stable."""
+    """Return the indices 0..n-1 in random order, from the raw bit stream, which NumPy keeps stable."""
     return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")
 
 
-def _check(glyphs: np.ndarray, labels: np.ndarray) -> None:
-    if glyphs.shape != (len(labels), GLYPH, GLYPH) or glyphs.dtype != np.uint8:
-        raise ValueError(f"glyphs must be ({len(labels)}, {GLYPH}, {GLYPH}) uint8, got {glyphs.shape} {glyphs.dtype}")
-
-
 def _integers(bits: np.random.PCG64, high: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform integers 0..high-1 from the raw bit stream: NumPy keeps it stable, `Generator` methods may change."""
+    """Draw integers 0..high-1 from the raw bit stream. NumPy keeps it stable, while `Generator` methods may change."""
     raw = bits.random_raw(int(np.prod(shape))) >> np.uint64(32)
     return ((raw * np.uint64(high)) >> np.uint64(32)).astype(np.int64).reshape(shape)

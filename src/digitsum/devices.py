@@ -1,27 +1,42 @@
-"""What the machine offers: devices, bfloat16, and how its memory is kept."""
+"""What the machine offers: devices, bfloat16, and several processes that train one run together."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import os
 import platform
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .errors import DeviceError
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device asked for; "auto" takes CUDA, else the CPU, but never Apple's MPS, on which nothing was ever run."""
-    if str(device) != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device that is asked for; "auto" takes CUDA if it is there, else the CPU.
+
+    Raises `DeviceError` if the device cannot be used.
+    """
+    if str(device) == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"The device {device} cannot be used ({str(error).splitlines()[0]}). Use cpu.") from error
+    return chosen
 
 
 @functools.cache
 def processor() -> str:
-    """The processor's name, as exactly as the system tells it."""
+    """Return the processor's name, as exactly as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -29,10 +44,9 @@ def processor() -> str:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 faster than in float32 (`bench --only precision` measures it).
+    """Tell whether the device computes faster in bfloat16 than in float32.
 
-    On CPUs: AMD's with AVX512-BF16, and Intel's where their matrix units (AMX) can be had. Without these an Intel
-    multiplies bfloat16 more slowly than float32, whatever else it supports.
+    Among CPUs these are AMD's with AVX512-BF16, and Intel's with matrix units (AMX).
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -41,32 +55,90 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
-    """bfloat16 autocast where it is wanted and the device has it, otherwise nothing."""
+    """Return a bfloat16 autocast, which does nothing where it is not wanted or the device is not fast in it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted and has_bfloat16(device))
 
 
-@contextmanager
-def denormals_as_zero() -> Iterator[None]:
-    """Have the processor take numbers nearer to zero than about 1e-38 for zero.
+def tune_process() -> None:
+    """Make the process fast: take numbers below about 1e-38 for zero, and keep freed memory for the next step.
 
-    It computes with them many times more slowly, and the attention of a trained network is full of them, as all but a
-    few of its weights are next to nothing. Threads that torch had started before go on as they were.
+    A processor computes with such small numbers many times more slowly, and trained attention is full of them. glibc
+    returns every large tensor to the system by default, which hands it out again page by page.
     """
-    before = not torch.full((), 1e-39, dtype=torch.float32, device="cpu").mul(0.5)
     torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next step, where it is glibc; otherwise nothing changes.
-
-    By itself it gives every large tensor back to the system, and at the next step the same memory comes back page by
-    page. Up to 2 GB stay with the process. The numbers are those of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
-    """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(-1, 2**31 - 1)
-        library.mallopt(-3, 2**25)
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD of mallopt(3)
+        library.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+
+# One run on several devices. torchrun starts a process on each. All draw the same batches, and each works on its own
+# shard. The weights are those of one process up to rounding, but for batch normalisation, which sees shards.
+
+
+@contextlib.contextmanager
+def init_distributed(device: str) -> Iterator[None]:
+    """Join the other processes of torchrun, each on its own device. Without torchrun this does nothing.
+
+    Only the first process prints. Raises `DeviceError` if there are fewer GPUs than processes.
+    """
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    local = int(os.environ["LOCAL_RANK"])
+    if on_gpus and (":" in device or local >= torch.cuda.device_count()):
+        raise DeviceError(
+            f"Process {local} needs a GPU of its own and finds {torch.cuda.device_count()}. Give --device cuda without "
+            "a number, start as many processes as there are GPUs, or give --device cpu."
+        )
+    if on_gpus:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpus else "gloo")
+    try:
+        with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence if rank() else sys.stdout):
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of processes that share the run: 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number. Process 0 writes files and prints."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def shard(rows: Any) -> Any:
+    """Return this process's part of rows that all processes hold. Shards are disjoint and differ by a row at most."""
+    return rows[len(rows) * rank() // world_size() : len(rows) * (rank() + 1) // world_size()]
+
+
+def all_reduce(values: Tensor) -> Tensor:
+    """Return the sum over all processes."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def wrap(model: Any) -> Any:
+    """Return the model so that `backward` averages gradients over the processes."""
+    return model if world_size() == 1 else nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Replace every process's running statistics of batch normalisation by their mean."""
+    if world_size() > 1:
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(all_reduce(buffer) / world_size())

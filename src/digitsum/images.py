@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from .compose import HEIGHT, WIDTH
+from .data import open_strips
+from .errors import ImageError
 
 DIGIT = 20  # rows: an MNIST digit fills 20 of its glyph's 28
 STROKE = 0.13  # MNIST's strokes are this share of the digit's height wide, or wider
@@ -19,45 +21,17 @@ FLOOR = 0.3  # paler than this share of the ink is paper: shadows, ruled lines, 
 FAINTEST = 0.12  # the least contrast of ink, where black on white is 1
 
 
-class ImageError(ValueError):
-    """A file that cannot be read as a row of digits; the message names the file, the fault and the remedy."""
-
-
 def read_strips(path: str | Path) -> np.ndarray:
-    """Read the strips of a `.npy` file, or the one strip of an image file.
+    """Read the strips of a `.npy` file (see `open_strips`), or the one strip of an image file (see `read_image`).
 
-    A `.npy` file holds one strip (40, W) or several (N, 40, W), white digits on black: integers 0..255 or floats
-    0..1 or 0..255. An image file is anything that `read_image` takes.
-    Returns (N, 40, W) uint8, W at least 168 and a multiple of 4. Raises ImageError.
+    Returns (N, 40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError` or `DataError`.
     """
     path = Path(path)
     if path.suffix.lower() != ".npy":
         return read_image(path)[None]
     _check_file(path)
-    try:
-        strips = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever numpy makes of junk: ValueError, EOFError, MemoryError, TokenError, ...
-        raise ImageError(f"{path} is not a whole .npy file of numbers: write it again with numpy.save") from error
-    if not isinstance(strips, np.ndarray):
-        raise ImageError(f"{path} is a .npz archive: save the strips alone with numpy.save")
-    if strips.ndim == 2:
-        strips = strips[None]
-    if strips.ndim != 3 or strips.shape[1] != HEIGHT or not strips.size:
-        raise ImageError(
-            f"{path} has shape {strips.shape}: give (40, W) or (N, 40, W), or save it as a PNG of any size"
-        )
-    if strips.dtype.kind not in "buif":
-        raise ImageError(f"{path} holds {strips.dtype}: save it as uint8")
-    low, high = strips.min(), strips.max()
-    if not 0 <= low <= high <= 255:  # also refuses NaN
-        raise ImageError(f"{path} holds values {low}..{high}: scale them to 0..255 and save as uint8")
-    if strips.dtype.kind in "bf" and high <= 1:
-        strips = strips * 255.0
-    if strips.dtype != np.uint8:
-        strips = np.rint(strips).astype(np.uint8)
+    strips = open_strips(path)
     for k, strip in enumerate(strips):
-        if np.median(strip) > 127:
-            raise ImageError(f"{path}, strip {k}: the background is light, where it must be black: save 255 - strips")
         _check_ink(strip.max() / 255, f"{path}, strip {k}")
     return _pad(strips)
 

@@ -1,4 +1,4 @@
-"""The optimisers, by name: each takes a model, a learning rate and a weight decay."""
+"""The optimisers, by name. Each takes a model, a learning rate and a weight decay."""
 
 from __future__ import annotations
 
@@ -8,31 +8,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MUON_LR = 7.0  # the matrices' learning rate over the other weights': 0.02 to 3e-3
+from .models import StripModel
+
+MUON_LR = 7.0  # the matrices' learning rate over that of the other weights: 0.02 to 3e-3
 
 
-def _library(optimizer: type[torch.optim.Optimizer], **options: Any) -> Callable[..., torch.optim.Optimizer]:
-    """A torch optimiser over all of a model's parameters, fused into one kernel where the device has it."""
+def _fused(optimizer: Any) -> Callable[[StripModel, float, float], torch.optim.Optimizer]:
+    """Return a torch optimiser over all of a model's parameters, fused into one kernel where the device has it."""
 
-    def build(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    def build(model: StripModel, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         fused = next(model.parameters()).device.type != "mps"
-        return optimizer(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused, **options)  # type: ignore[call-arg]
+        return optimizer(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
 
     return build
+
+
+def hidden_weights(model: StripModel) -> list[nn.Parameter]:
+    """Return the weights of all convolutions, linear layers and attention but the first and the last layer.
+
+    The first layer is a convolution that sees an image, of one or three channels. The last one makes the outputs.
+    """
+    found = []
+    for layer in model.modules():
+        sees_image = getattr(layer, "in_channels", 0) in (1, 3)
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.MultiheadAttention) and not sees_image:
+            weights = (p for p in layer.parameters(recurse=False) if p.ndim > 1)
+            found += [p for p in weights if p.requires_grad and p.shape[0] != model.objective.outputs]
+    return found
 
 
 class Muon(torch.optim.AdamW):
     """Muon for the hidden layers' weights, AdamW for the first and last layer, the norms and the biases.
 
-    A hidden weight, as a matrix (outputs, inputs * kernel), moves by its momentum made orthogonal: every direction of
-    the matrix is learned at the same pace. `lr` is that of AdamW; the matrices use MUON_LR times it, and only they
-    decay. Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (momentum 0.95, Nesterov,
-    five Newton-Schulz steps). torch.optim.Muon takes matrices only, no convolutions.
+    A hidden weight, as a matrix (outputs, inputs * kernel), moves by its momentum made orthogonal. Every direction of
+    the matrix then learns at the same pace. `lr` is AdamW's; the matrices use MUON_LR times it, and only they decay.
+    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (momentum 0.95, Nesterov, five
+    Newton-Schulz steps). torch.optim.Muon takes matrices only, no convolutions.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float) -> None:
-        weights = [p for p in model.parameters() if p.ndim > 1]
-        hidden = weights[1:-1]
+    def __init__(self, model: StripModel, lr: float, weight_decay: float) -> None:
+        hidden = hidden_weights(model)
         others = [p for p in model.parameters() if not any(p is h for h in hidden)]
         groups = [
             {"params": others, "weight_decay": 0.0, "muon": False},
@@ -42,7 +57,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         everything = self.param_groups
         try:
             self.param_groups = [group for group in everything if not group["muon"]]
@@ -54,7 +69,7 @@ class Muon(torch.optim.AdamW):
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
-                    state["step"] = torch.zeros(())  # not used, but AdamW looks for it when its state is loaded
+                    state["step"] = torch.zeros(())  # AdamW looks for it when it loads a state
                 momentum = state["momentum"].mul_(0.95).add_(p.grad)
                 update = _orthogonal((p.grad + 0.95 * momentum).flatten(1)).view_as(p)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -63,7 +78,7 @@ class Muon(torch.optim.AdamW):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """Roughly the nearest matrix with singular values of one, by five steps of a quintic Newton-Schulz iteration."""
+    """Return roughly the nearest matrix with singular values of one, by five steps of a Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
@@ -73,9 +88,8 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], torch.optim.Optimizer]] = {
-    "adam": _library(torch.optim.Adam),
-    "adamw": _library(torch.optim.AdamW),
+OPTIMIZERS: dict[str, Callable[[StripModel, float, float], torch.optim.Optimizer]] = {
+    "adam": _fused(torch.optim.Adam),
+    "adamw": _fused(torch.optim.AdamW),
     "muon": Muon,
-    "sgd": _library(torch.optim.SGD),
 }

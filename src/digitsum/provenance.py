@@ -1,4 +1,4 @@
-"""On what and with which code something was made."""
+"""On what machine and with which code a number was made."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from typing import Any
 
 import torch
 
-from . import distributed
-from .devices import has_bfloat16, processor
+from .devices import has_bfloat16, processor, world_size
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """On what and with which code, and when, numbers were made: a part of every record."""
+    """Return hardware, versions, commit and date: a part of every record."""
     return {
-        "hardware": hardware(device),
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "cpu": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processes": world_size(),
+            "bfloat16": has_bfloat16(device),
+        },
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """The device, processor and threads that a run used."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": distributed.processes(),
-        "bfloat16": has_bfloat16(device),
-    }
-
-
 @functools.cache  # the code that runs is the code that was imported, whatever is checked out meanwhile
 def commit() -> str | None:
-    """The commit of the code, with "-dirty" where the package differs from it; None outside a git checkout."""
+    """Return the repository's commit, with "-dirty" where its code differs from it; None for an installed package.
+
+    Only a repository that tracks this very file counts, not one around an installed package.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        head, changed = (
-            subprocess.run(
-                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "."])
-        )
+        git("ls-files", "--error-unmatch", here.name)
+        head, root = git("rev-parse", "--short=12", "HEAD"), git("rev-parse", "--show-toplevel")
+        dirty = git("-C", root, "status", "--porcelain", "--", "src", "research")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head + ("-dirty" if changed else "")
+    return head + ("-dirty" if dirty else "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,24 +16,27 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
-from . import distributed, extras
-from .boxes import boxed
-from .checkpoints import CheckpointError, in_brief, load_state, save_state
+from . import devices
+from .augment import augment
+from .checkpoints import load_state, save_state
 from .compose import Strips
-from .cuts import cut
 from .data import Data
-from .devices import autocast, denormals_as_zero, keep_freed_memory, pick_device
-from .experiments import EXPERIMENTS, Experiment, decisive
+from .devices import all_reduce, autocast, pick_device, rank, shard
+from .errors import CheckpointError, TrainingError
+from .experiments import Experiment, same_settings
 from .models import MODELS, StripModel
-from .models.layers import MARGIN, ink_ends
 from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
 from .provenance import provenance
-from .stream import StripStream
+
+ACCURACY_EVERY = 8  # training accuracy is counted on every so many batches
+EVALUATION_BATCH = 128  # larger activations fit no cache of a CPU
+POOL = 16  # batches whose strips are sorted by width together, where strips are trimmed
+MARGIN = 8  # columns that stay right of the ink where blank columns are trimmed
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LRScheduler:
-    if warmup * steps == 1:  # by whose distance from 1 OneCycleLR divides
+    if warmup * steps == 1:  # OneCycleLR divides by the distance from 1
         warmup *= 1 + 1e-9
     rates = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, rates, steps, pct_start=warmup, cycle_momentum=False)
@@ -42,27 +46,18 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]]
     "constant": lambda optimizer, steps, warmup: LambdaLR(optimizer, lambda step: 1.0),
     "one_cycle": _one_cycle,
 }
-EVALUATION_BATCH = 128  # on two CPU cores up to half as fast again as 512, whose activations fit no cache
-ACCURACY_EVERY = 8  # batches; the training accuracy of a curve needs no more, and a reader's sums cost time
-POOL = 16  # batches that are sorted by width together
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and what may help."""
 
 
 @dataclass
 class Run:
-    """A finished training run: the model with its best weights on validation, and how it got there.
+    """Hold a training run: the model with its best weights on validation, and how it got there.
 
-    `sessions` tells on what and with which code it was trained, in order: one entry, and another wherever it went on
-    after an interruption under other circumstances.
+    `sessions` tell on what and with which code it ran; there are several if it was interrupted and went on.
     """
 
     experiment: Experiment
     seed: int
     model: StripModel
-    last: dict[str, Tensor]
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
@@ -70,271 +65,222 @@ class Run:
 
 
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
-    """The experiment's untrained model on the CPU, with its objective as `.objective`; the same for the same seed."""
+    """Build the experiment's untrained model on the CPU with its `.objective`; the same for the same seed."""
     objective = replace(OBJECTIVES[experiment.objective], **experiment.objective_args)
-    args = dict(experiment.model_args) | ({"weights": experiment.weights} if experiment.weights else {})
+    weights = {"weights": experiment.weights} if experiment.weights else {}
     with _seeded(seed):
-        model = MODELS[experiment.model](outputs=objective.outputs, **args)
+        model = MODELS[experiment.model](outputs=objective.outputs, **experiment.model_args, **weights)
     model.objective = objective
     return model
 
 
-def trainable(model: StripModel) -> bool:
-    """Whether there is anything to train, as there is not in report E's OCR."""
-    return any(p.requires_grad for p in model.parameters())
-
-
-def run_key(experiment: Experiment, *others: Any) -> str:
-    """A text that tells runs apart by the settings that decide and by `others`."""
-    return repr((sorted(decisive(asdict(experiment)).items()), *others))
-
-
-def to_input(images: Tensor) -> Tensor:
-    """Images (N, 40, W) uint8 as a model takes them: (N, 1, 40, W) float32 in 0..1, channels last."""
-    return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
 def train(
-    experiment: str | Experiment,
-    data: Data,
-    *,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    state_path: Path | None = None,
-    progress: bool = True,
-) -> Run:
-    """Train one experiment on `data.train`, choosing the epoch that is best on `data.val`; test sets are not touched.
+    experiment: Experiment, data: Data, *, seed: int = 0, device: str | torch.device = "auto",
+    state_path: Path | None = None, progress: bool = True,
+) -> Run:  # fmt: skip
+    """Train on `data.train` and keep the epoch that is best on `data.val`. The test sets are not touched.
 
-    Where `state_path` is given, the state is kept there after every epoch, and a run that was interrupted goes on from
-    it: on the CPU to the very same weights, since the order of the data and every random draw depend on seed and epoch
-    alone. A model with nothing to train comes back as it is, with an empty history. Raises `TrainingError` when the
-    loss stops being finite.
+    The state is kept at `state_path` after every epoch, and an interrupted run goes on from there. On the CPU it
+    reaches the very same weights, since every random draw depends on seed and epoch alone.
+    Raises `TrainingError` if the loss stops being finite, `CheckpointError` for a state of another run.
     """
-    if isinstance(experiment, str):
-        experiment = EXPERIMENTS[experiment]
     device = pick_device(device)
-    keep_freed_memory()
+    devices.tune_process()
     model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
-    if not trainable(model):
-        return Run(experiment, seed, model.eval(), last=_weights(model))
-    strips: Strips | StripStream = data.train[: experiment.train_limit]
-    choose = data.val
-    if isinstance(strips, Strips):
-        if experiment.passes > 1:  # indexing copies
-            strips = strips[np.tile(np.arange(len(strips)), experiment.passes)]
-        if model.reads_cuts:
-            strips, choose = cut(strips), cut(choose)
-        elif model.reads_boxes:
-            strips, choose = boxed(strips), boxed(choose)
-    elif model.reads_cuts or model.reads_boxes:
-        raise TrainingError(f"{experiment.name} learns from digits' places, which a stream of strips does not tell")
-    sizes, parts = strips.sizes if isinstance(strips, StripStream) else [len(strips)], _parts(strips, device)
-    val_images, val_sums = (distributed.mine(tensor) for tensor in resident(choose, device))
-    steps = sum(_steps(size, experiment.batch_size) for size in sizes)
-    if min(size // _steps(size, experiment.batch_size) for size in sizes) < 2 * distributed.processes():
-        raise TrainingError(
-            f"{len(strips)} training strips in batches of {experiment.batch_size} leave a batch of one strip to a "
-            "process, which batch normalisation cannot take. Use larger batches or more strips."
-        )
-    if len(data.val) < distributed.processes():
-        raise TrainingError(f"{len(data.val)} validation strips are too few for {distributed.processes()} processes")
+    images, sums = resident(data.train[: experiment.train_limit], device, experiment.repeats)
+    val_images, val_sums = (shard(tensor) for tensor in resident(data.val, device))
+    steps = _steps(len(sums), experiment.batch_size)
+    _check_sizes(len(sums), steps, len(data.val))
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
-    run = Run(experiment, seed, model, last={})
-    best: dict[str, Tensor] = {}
-    key = run_key(experiment, seed, data.fingerprint)
-    here = provenance(device)
-    here["versions"] |= extras.versions(experiment.model)
-
+    run, best = Run(experiment, seed, model), model.state_dict()
+    key = {"settings": asdict(experiment), "seed": seed, "data": data.fingerprint}
     if state_path and state_path.exists():
-        state = load_state(state_path, key)
-        try:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
-            best, run.history = state["best"], state["history"]
-            run.best_epoch, run.seconds, run.sessions = state["best_epoch"], state["seconds"], state["sessions"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{state_path} does not fit this version of the code: {in_brief(error)}. Go on with the version that "
-                "left it, or delete it to start that run anew."
-            ) from error
+        best = _resume(run, state_path, key, optimizer, scheduler)
+    here = provenance(device)
     if not run.sessions or run.sessions[-1] | {"date": here["date"]} != here:
         run.sessions.append(here)
 
-    net = distributed.parallel(model)
-    total, done = steps * experiment.epochs, steps * len(run.history)
-    with tqdm(total=total, initial=done, desc=experiment.name, disable=not progress or distributed.rank() > 0) as bar:
-        for epoch in range(len(run.history) + 1, experiment.epochs + 1):
+    parallel, done = devices.wrap(model), len(run.history)
+    quiet = not progress or rank() > 0
+    with tqdm(total=steps * experiment.epochs, initial=steps * done, desc=experiment.name, disable=quiet) as bar:
+        for epoch in range(done + 1, experiment.epochs + 1):
             started = time.perf_counter()
             with _seeded(seed, epoch, device=device):
-                trained = train_epoch(net, optimizer, scheduler, experiment, parts(), steps, epoch, bar)
-            distributed.average_statistics(model)
+                trained = train_epoch(parallel, optimizer, scheduler, experiment, images, sums, epoch, bar)
+            devices.average_statistics(model)
             val = validate(model, val_images, val_sums, experiment.bfloat16)
-            lr = optimizer.param_groups[0]["lr"]
-            _check_finite(torch.tensor([val["loss"]]), epoch, steps, lr)
+            _check_finite(trained["loss"] + val["loss"], epoch, optimizer)
             row = {
                 "epoch": epoch, "train_loss": trained["loss"], "train_accuracy": trained["accuracy"],
-                "val_loss": val["loss"], "val_accuracy": val["accuracy"], "val_mae": val["mae"],
-                "lr": lr, "seconds": time.perf_counter() - started,
+                "val_loss": val["loss"], "val_accuracy": val["accuracy"], "lr": optimizer.param_groups[0]["lr"],
+                "seconds": time.perf_counter() - started,
             }  # fmt: skip
             run.history.append(row)
             run.seconds += row["seconds"]
-            if not best or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
-                run.best_epoch, best = epoch, _weights(model)
+            if not run.best_epoch or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
+                run.best_epoch, best = epoch, _copy(model)
             bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
-            if state_path and distributed.rank() == 0:
-                save_state(
-                    state_path, key=key, model=model.state_dict(), optimizer=optimizer.state_dict(),
-                    scheduler=scheduler.state_dict(), best=best, history=run.history, best_epoch=run.best_epoch,
-                    seconds=run.seconds, sessions=run.sessions,
-                )  # fmt: skip
-    run.last = _weights(model)
+            if state_path and rank() == 0:
+                _save(run, state_path, key, optimizer, scheduler, best)
     model.load_state_dict(best)
     model.eval()
     return run
 
 
-@denormals_as_zero()
 def train_epoch(
-    model: StripModel,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler,
-    experiment: Experiment,
-    parts: Iterable[tuple[Tensor, Tensor]],
-    steps: int,
-    epoch: int,
-    bar: tqdm,
-) -> dict[str, float]:
-    """One pass over `parts`, each images (N, 40, W) uint8 and sums (N,) on the device; `steps` batches in all.
+    model: Any, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, experiment: Experiment,
+    images: Tensor, sums: Tensor, epoch: int, bar: Any,
+) -> dict[str, float]:  # fmt: skip
+    """Train one pass over images (N, 40, W) uint8 and targets (N, ...) on the device; return mean loss and accuracy.
 
-    Returns the mean loss, and the accuracy on every ACCURACY_EVERY-th batch.
+    Accuracy is counted on every ACCURACY_EVERY-th batch. Raises `TrainingError` if a loss is not finite.
     """
     model.train()
-    objective, device = model.objective, next(model.parameters()).device
-    augment = experiment.augment
-    if augment and epoch > round((1 - experiment.clean) * experiment.epochs):
-        augment = augment.moving
-    losses = torch.zeros(steps, device=device)
-    correct, counted, n = torch.zeros((), device=device), 0, 0
-    for step, (images, sums) in enumerate(shuffled(parts, experiment.batch_size, experiment.crop)):
-        batch, size = to_input(images), len(sums)
-        if augment:
-            batch = augment(batch)
-        batch, sums = distributed.mine(batch), distributed.mine(sums)
-        with autocast(device, experiment.bfloat16):
+    objective = getattr(model, "module", model).objective
+    steps = _steps(len(sums), experiment.batch_size)
+    loss_sum, correct, counted = (torch.zeros((), device=images.device) for _ in range(3))
+    for step, (batch, targets) in enumerate(batches(images, sums, experiment.batch_size, experiment.trim)):
+        batch, size = augment(to_input(batch), experiment.augment), len(targets)
+        batch, targets = shard(batch), shard(targets)
+        with autocast(images.device, experiment.bfloat16):
             outputs = model(batch)
         outputs = outputs.float()
-        loss = objective.loss(outputs, sums, step=(epoch - 1) * steps + step)
+        loss = objective.loss(outputs, targets, step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
-        distributed.weighted(loss, len(sums), size).backward()
-        with autocast(device, experiment.bfloat16):  # for Muon's matrix products
+        (loss * (devices.world_size() * len(targets) / size)).backward()  # shards may differ by a row
+        with autocast(images.device, experiment.bfloat16):  # for Muon's matrix products
             optimizer.step()
         scheduler.step()
-        losses[step] = loss.detach() * len(sums)
-        n += size
+        loss_sum += loss.detach() * len(targets)
         if step % ACCURACY_EVERY == 0:
-            correct += (objective.sums(outputs.detach()) == objective.truth(sums)).sum()
-            counted += size
+            correct += (objective.sums(outputs.detach()) == objective.truth(targets)).sum()
+            counted += len(targets)
         bar.update()
-        if step % 50 == 49 or step == steps - 1:  # reading a loss waits for the device, so not at every step
-            lr = optimizer.param_groups[0]["lr"]
-            _check_finite(distributed.total(losses[: step + 1]), epoch, 1, lr)
-    loss, correct = distributed.total(torch.stack([losses.sum(), correct]))
-    return {"loss": loss.item() / n, "accuracy": correct.item() / counted}
+        if step % 50 == 49:  # not at every step, as reading a loss waits for the device
+            _check_finite(all_reduce(loss_sum).item(), epoch, optimizer)
+    loss_sum, correct, counted = all_reduce(torch.stack([loss_sum, correct, counted])).tolist()
+    return {"loss": loss_sum / len(sums), "accuracy": correct / counted}
 
 
-def _parts(strips: Strips | StripStream, device: torch.device) -> Callable[[], Iterable[tuple[Tensor, Tensor]]]:
-    """What gives an epoch its images and sums on the device: the whole set, held there, or a stream's chunks."""
-    if isinstance(strips, StripStream):
-        chunks = len(strips.sizes)
-        return lambda: (resident(chunk, device) for chunk in strips.chunks(torch.randperm(chunks).tolist()))
-    held = [resident(strips, device)]
-    return lambda: held
+@torch.no_grad()
+def validate(model: StripModel, images: Tensor, sums: Tensor, bfloat16: bool = True) -> dict[str, float]:
+    """Return loss and accuracy over images (N, 40, W) uint8 on the device, of all processes together."""
+    model.eval()
+    objective = model.objective
+    loss = correct = torch.zeros((), device=images.device)
+    for batch, targets in zip(images.split(EVALUATION_BATCH), sums.split(EVALUATION_BATCH), strict=True):
+        with autocast(images.device, bfloat16):
+            outputs = model(to_input(batch))
+        outputs = outputs.float()
+        loss = loss + objective.loss(outputs, targets) * len(targets)
+        correct = correct + (objective.sums(outputs) == objective.truth(targets)).sum()
+    count = torch.tensor(len(sums), device=images.device)
+    loss, correct, count = all_reduce(torch.stack([loss, correct, count])).tolist()
+    return {"loss": loss / count, "accuracy": correct / count}
 
 
-def shuffled(
-    parts: Iterable[tuple[Tensor, Tensor]], batch_size: int, crop: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each part's images and sums in random order, in batches of nearly the same size.
+def batches(images: Tensor, sums: Tensor, batch_size: int, trim: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and targets in random order, in batches of nearly the same size.
 
-    None is then a lone strip, which batch norm could not take. Where asked to `crop`, strips whose ink ends in similar
-    columns come together, the batches in random order and without the columns that are blank in all of their strips.
+    None is then a single strip, which batch normalisation could not take. With `trim`, strips of similar width come
+    together, without the columns that are blank in all of them.
     """
-    for images, sums in parts:
-        steps, order = _steps(len(sums), batch_size), torch.randperm(len(sums))
-        if not crop:
-            for rows in order.to(images.device).tensor_split(steps):
-                yield images[rows], sums[rows]
-            continue
-        ends = ink_ends(images).cpu()
-        pools = order.tensor_split(-(-steps // POOL))
-        batches = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
-        for rows in (batches[i] for i in torch.randperm(steps)):
-            width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
-            rows = rows.to(images.device)
-            yield images[rows, :, :width], sums[rows]
+    steps, order = _steps(len(sums), batch_size), torch.randperm(len(sums))
+    if not trim:
+        for rows in order.to(images.device).tensor_split(steps):
+            yield images[rows], sums[rows]
+        return
+    ends = ink_ends(images).cpu()
+    pools = order.tensor_split(-(-steps // POOL))
+    groups = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
+    for rows in (groups[i] for i in torch.randperm(steps)):
+        width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
+        rows = rows.to(images.device)
+        yield images[rows, :, :width], sums[rows]
+
+
+def ink_ends(images: Tensor) -> Tensor:
+    """Return the number of columns (N,) up to the last that holds ink, of images (N, 40, W) uint8."""
+    columns = torch.arange(1, images.shape[2] + 1, device=images.device)
+    return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
+
+
+def resident(strips: Strips, device: torch.device, repeats: int = 1) -> tuple[Tensor, Tensor]:
+    """Copy images (N, 40, W) uint8 and targets to the device: a whole set is small enough to live there."""
+    images, sums = (torch.from_numpy(np.array(each)).to(device) for each in (strips.images, strips.sums))
+    rows = torch.arange(len(sums), device=device).repeat(repeats)
+    return (images, sums) if repeats == 1 else (images[rows], sums[rows])
+
+
+def to_input(images: Tensor) -> Tensor:
+    """Turn images (N, 40, W) uint8 into a model's input: (N, 1, 40, W) float32 in 0..1, channels last."""
+    return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def _steps(strips: int, batch_size: int) -> int:
     return -(-strips // batch_size)
 
 
-def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (N, 40, W) uint8 and sums (N,) on the device: a whole set is small enough to live there."""
-    return torch.from_numpy(np.array(strips.images)).to(device), torch.from_numpy(np.array(strips.sums)).to(device)
+def _check_sizes(strips: int, steps: int, validation: int) -> None:
+    if not strips or strips // steps < 2 * devices.world_size() or validation < devices.world_size():
+        raise TrainingError(
+            f"{strips} training strips in {steps} batches and {validation} validation strips are too few: each of "
+            f"{devices.world_size()} processes needs 2 training strips per batch. Use more strips or larger batches."
+        )
 
 
-@torch.no_grad()
-@denormals_as_zero()
-def validate(model: StripModel, images: Tensor, sums: Tensor, bfloat16: bool = True) -> dict[str, float]:
-    """Loss, accuracy of the predicted sums and mean absolute error over resident images (N, 40, W) uint8, at one look.
-
-    Over those of all processes, where there are several.
-    """
-    model.eval()
-    objective = model.objective
-    loss = correct = error = torch.zeros((), device=images.device)
-    for batch, truth in zip(images.split(EVALUATION_BATCH), sums.split(EVALUATION_BATCH), strict=True):
-        with autocast(images.device, bfloat16):
-            outputs = model(to_input(batch))
-        outputs = outputs.float()
-        loss = loss + objective.loss(outputs, truth) * len(truth)
-        truth = objective.truth(truth)
-        values = objective.values(outputs)
-        correct = correct + (objective.whole(values) == truth).sum()
-        error = error + (values - truth).abs().sum()
-    count = torch.tensor(len(sums), device=images.device)
-    loss, correct, error, count = distributed.total(torch.stack([loss, correct, error, count])).tolist()
-    return {"loss": loss / count, "accuracy": correct / count, "mae": error / count}
-
-
-def _weights(model: StripModel) -> dict[str, Tensor]:
-    """A copy of all weights and buffers on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+def _check_finite(loss: float, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+    if not math.isfinite(loss):
+        first = optimizer.param_groups[0]
+        step, lr = int(optimizer.state[first["params"][0]].get("step", 0)), first["lr"]
+        raise TrainingError(
+            f"The loss is {loss} in epoch {epoch}, by step {step} (learning rate {lr:.2e}). Try a lower learning rate; "
+            "the state of the last whole epoch is kept."
+        )
 
 
 def _score(row: dict[str, float], experiment: Experiment) -> float:
     return -row["val_loss"] if experiment.select == "loss" else row["val_accuracy"]
 
 
-def _check_finite(losses: Tensor, epoch: int, first_step: int, lr: float) -> None:
-    """Stop at the first loss that is not a number or infinite."""
-    bad = (~torch.isfinite(losses)).nonzero()
-    if len(bad):
-        raise TrainingError(
-            f"The loss is {losses[bad[0, 0]].item()} in epoch {epoch} at step {int(bad[0, 0]) + first_step} (learning "
-            f"rate about {lr:.2e}). A lower learning rate usually helps; the state of the last whole epoch is kept."
-        )
+def _copy(model: StripModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _save(run: Run, path: Path, key: dict[str, Any], optimizer: Any, scheduler: Any, best: dict[str, Tensor]) -> None:
+    save_state(
+        path, key=key, model=run.model.state_dict(), optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict(),
+        best=best, history=run.history, best_epoch=run.best_epoch, seconds=run.seconds, sessions=run.sessions,
+    )  # fmt: skip
+
+
+def _resume(run: Run, path: Path, key: dict[str, Any], optimizer: Any, scheduler: Any) -> dict[str, Tensor]:
+    """Put the state at `path` back into the run, its optimiser and its scheduler; returns the best weights so far."""
+    state = load_state(path)
+    try:
+        there = state["key"]
+        if not same_settings(there["settings"], key["settings"]) or {**there, "settings": 0} != {**key, "settings": 0}:
+            raise CheckpointError(
+                f"{path} is the state of a run with other settings or other data. Delete it, or use another folder."
+            )
+        run.model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        run.history, run.best_epoch = state["history"], state["best_epoch"]
+        run.seconds, run.sessions = state["seconds"], state["sessions"]
+        return state["best"]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not fit this version of the code ({' '.join(str(error).split())[:200]}). Delete it to start "
+            "that run anew."
+        ) from error
 
 
 @contextmanager
-def _seeded(*parts: int, device: torch.device | None = None):
-    """Draw from torch's random numbers as a function of `parts`, and leave the caller's as they were.
-
-    Put back are the processor's and, where `device` is one, that GPU's; those of other GPUs are not.
-    """
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+def _seeded(*parts: int, device: torch.device | None = None) -> Iterator[None]:
+    """Make torch's random draws a function of `parts`, and restore the caller's random state afterwards."""
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1)))
         yield

@@ -1,4 +1,4 @@
-"""The plain convolutional networks of reports A to E."""
+"""The plain convolutional network of the reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from .layers import Float32Linear, Normalise, StripModel
 
 
 class BaselineCNN(StripModel):
-    """3x3 convolutions, each with ReLU and 2x2 pooling; a linear layer of `hidden` with dropout; one of `outputs`.
+    """3x3 convolutions, each with 2x2 pooling and ReLU; a linear layer of `hidden` with dropout; one of `outputs`.
 
-    Shapes: images (N, 1, 40, 168) -> (N, outputs). `hidden` None leaves its layer out; `normalise` is the (mean, std)
-    that images in 0..1 are brought to zero and one by.
-    Source: report A, whose sizes are the defaults; the padding of 1 follows from its 64 * 420 inputs to the first
-    linear layer. Pooling before the ReLU gives the same as after it, sooner. Reports B, D and E have other numbers of
-    layers, see experiments.py.
+    Shapes: images (N, 1, 40, 168) -> (N, outputs). `hidden` None leaves its layer out. `normalise` is the (mean, std)
+    that is subtracted from images in 0..1, and that they are divided by.
+    Source: report A gives the default sizes. Its 64 * 420 inputs to the first linear layer imply a padding of 1.
     """
 
     width = 168

@@ -1,4 +1,4 @@
-"""The convolutional networks with and without attention layers of report E."""
+"""Report E's convolutional network with attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .layers import Float32Linear, StripModel, conv_block
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the cells of a feature map, with a way around it.
+    """Multi-head self-attention over the cells of a feature map, with a residual connection.
 
     Shapes: (N, C, H, W) -> the same.
     """
@@ -29,15 +29,10 @@ class SelfAttention(nn.Module):
 class CNNAttention(StripModel):
     """Convolutions, self-attention over the cells of the feature map, and two linear layers.
 
-    `attention_after` are the convolutions, counted from one and at least the third, that a self-attention layer
-    follows. Shapes: images (N, 1, 40, W) -> (N, outputs).
-
-    Report E gives the order of the layers and no sizes: five convolutions and attention after the last; its variants
-    have more layers and no attention, several attention layers, or attention between convolutions 3 and 4. Chosen here:
-    widths 32, 64 and from there on 128 with batch normalisation, and 2x2 pooling after the first three, so that a cell
-    of the 5 x 21 map sees a little more than one digit; multi-head self-attention with a residual, so that a cell can
-    ask its neighbours which part of a digit is already counted; and the mean over cells, batch-normalised, before the
-    linear layers, because a sum does not depend on where its digits stand.
+    A self-attention layer follows each of the convolutions `attention_after`, counted from one; the third is the first
+    that can have one. Shapes: images (N, 1, 40, W) -> (N, outputs).
+    Source: report E gives the order of the layers and no sizes. docs/choices.md lists what was chosen here. The mean
+    over all cells comes before the linear layers, because a sum does not depend on where its digits stand.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Layers shared by the models."""
+"""Layers that the models share."""
 
 from __future__ import annotations
 
@@ -8,38 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..objectives import Answer
-
-MARGIN = 8  # columns that are kept right of the ink where blank ones are cut off
-
 
 class StripModel(nn.Module):
-    """What all models are: a module that carries the objective it was built for and, once loaded, its metadata."""
+    """Base of all models: a module that carries its objective and, once loaded, the metadata of its checkpoint."""
 
-    width: int | None = None  # of the strips it takes, in columns; None: any
-    reads_cuts = False  # whether it is trained on, and reads, single digits cut out where they are known to be
-    reads_boxes = False  # whether it is trained with the box and the label of every digit
-    stride: int | None = None  # pixels between the columns of a reader, whose first looks at pixel 0; None: no columns
+    width: int | None = None  # of the strips that it takes, in columns; None: any
+    stride: int | None = None  # pixels between the columns that it reads; None: it reads the strip as a whole
     objective: Any
     metadata: dict[str, Any]
 
-    def answer(self, images: Tensor) -> Answer:
-        """What a trained model says of images (N, 1, 40, W) in 0..1."""
-        return self.objective.answer(self(images))
-
-    def widths(self, images: Tensor) -> Tensor:
-        """How many columns (N,), from the left, it has to see of images (N, 40, W) uint8 to answer: all of them."""
-        return torch.full((len(images),), images.shape[2])
-
-
-def ink_ends(images: Tensor) -> Tensor:
-    """The number of columns (N,) up to and with the last that holds ink, of images (N, 40, W) uint8."""
-    columns = torch.arange(1, images.shape[2] + 1, device=images.device)
-    return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
-
 
 class Normalise(nn.Module):
-    """Images (N, 1, H, W) less `mean` over `std`, one of each per channel: (N, channels, H, W)."""
+    """Subtract `mean` and divide by `std`, one of each per channel: (N, 1, H, W) -> (N, channels, H, W)."""
 
     mean: Tensor
     std: Tensor
@@ -62,9 +42,9 @@ class Float32Linear(nn.Linear):
 
 
 def conv_block(channels_in: int, channels_out: int, pool: bool = False) -> nn.Sequential:
-    """3x3 convolution, where asked for 2x2 max pooling, then batch normalisation and ReLU.
+    """Build a 3x3 convolution, 2x2 max pooling if asked for, batch normalisation and ReLU.
 
-    Pooling comes right after the convolution, so that what follows it runs on a quarter of the pixels.
+    Pooling comes right after the convolution, so that the rest runs on a quarter of the pixels.
     """
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),

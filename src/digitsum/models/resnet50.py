@@ -11,12 +11,11 @@ from .pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ResNet50(StripModel):
-    """torchvision's ResNet-50 on the grey strip repeated to three channels, with a head of linear 128, ReLU, dropout.
+    """torchvision's ResNet-50 on the grey strip repeated to three channels; a head of linear 128, ReLU and dropout.
 
-    `weights` names a member of `ResNet50_Weights` such as "IMAGENET1K_V1", or is None for a random start.
-    Shapes: images (N, 1, 40, W) -> (N, outputs). Raises `WeightsError` where the weights cannot be had.
-    Source: He et al., "Deep residual learning for image recognition"; the head, its dropout of 0.3 and the ImageNet
-    weights are report B's.
+    `weights` names a member of `ResNet50_Weights` such as "IMAGENET1K_V1"; None: a random start.
+    Shapes: images (N, 1, 40, W) -> (N, outputs). Raises `WeightsError` if the weights cannot be had.
+    Source: He et al., "Deep residual learning for image recognition". The head and its dropout are report B's.
     """
 
     def __init__(self, outputs: int, weights: str | None = None, dropout: float = 0.3) -> None:

@@ -1,0 +1,1 @@
+"""The published work: the reports' other systems, the studies, the benchmark and the paper."""

@@ -1,0 +1,300 @@
+"""Measure speed and memory.
+
+Works that are compared take turns in one process (A B A B). Each machine has one record in `results/bench/`, with every
+repeat. A part that is measured again replaces its earlier figures. `paper/performance.py` makes the tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import re
+import time
+import timeit
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from digitsum.augment import augment
+from digitsum.checkpoints import best_checkpoint, load_checkpoint, write_json
+from digitsum.compose import Strips
+from digitsum.data import Data
+from digitsum.devices import pick_device, tune_process
+from digitsum.errors import DataError, RecordError
+from digitsum.evaluation import predictions
+from digitsum.experiments import Augmentation, Experiment
+from digitsum.likelihood import SYMBOLS, sum_log_likelihood
+from digitsum.models import StripModel
+from digitsum.optim import OPTIMIZERS
+from digitsum.provenance import provenance
+from digitsum.training import ACCURACY_EVERY, SCHEDULES, build, resident, train_epoch, validate
+
+from .systems import EXPERIMENTS
+
+COMPARED = (
+    "baseline_cnn-classification", "cnn_attention-classification", "resnet50-classification", "reader", "reader_small",
+)  # fmt: skip
+TIMED_TO_ACCURACY = (  # with the number of epochs: a schedule is at its best at its end
+    ("reader_small", 12), ("reader", 5), ("reader", 15), ("cnn_attention-classification", 8),
+    ("resnet50-classification", 25),
+)  # fmt: skip
+TARGETS = (0.845, 0.95, 0.9555, 0.97)  # ResNet-50's report, a round number, the best public system, and one beyond
+WORKERS = 2  # of the usual loop's DataLoader
+SECONDS = 1.5  # the rough length of one measurement of short calls
+LATE = 1000  # the number of an epoch far behind the start, in which the sum likelihood's objective matches moments
+BATCH, BATCHES = 64, (1, 64, 1024)  # of the likelihood and of prediction
+COLUMNS, DIGITS = (42, 84, 168, 336), (2, 4, 6, 8)
+CHECKED, CHECKS = 2000, 4  # unseen strips that are read on the way to an accuracy, and how often in an epoch
+
+Work = Callable[[], Any]
+Result = dict[str, Any]
+Seconds = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every part measures with."""
+
+    data: Data
+    device: torch.device
+    repeats: int = 3
+    minutes: float = 30.0  # the limit of each training of "accuracy"
+    models: Path = Path("models")  # the folder of published weights
+
+
+def measure(
+    part: str, data: Data, *, device: str = "auto", repeats: int = 3, minutes: float = 30.0,
+    models: str | Path = "models", results: str | Path = "results",
+) -> Result:  # fmt: skip
+    """Measure one of PARTS, write it into the machine's record, and return the whole record.
+
+    The number of threads is torch's (set OMP_NUM_THREADS). Raise RecordError, before anything is measured, if the
+    machine's file is damaged.
+    """
+    tune_process()
+    setup = Setup(data, pick_device(device), repeats, minutes, Path(models))
+    about = provenance(setup.device)
+    machine = about.pop("hardware")
+    path = Path(results) / "bench" / f"{_slug(machine)}.json"
+    record = read_machine(path, machine)
+    started = time.perf_counter()
+    measured = {"repeats": repeats} | PARTS[part](setup)
+    about |= {"source": data.source, "data": data.fingerprint, "seconds": round(time.perf_counter() - started, 1)}
+    record["parts"][part] = measured | about
+    write_json(record, path)
+    return record
+
+
+def read_machine(path: Path, machine: Result | None = None) -> Result:
+    """Read a machine's record; with `machine` a missing file is an empty record. Raise RecordError for other files."""
+    if machine and not path.exists():
+        return {"hardware": machine, "parts": {}}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        _slug(record["hardware"]), record["parts"].items()
+        return dict(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is not a benchmark's record ({error!r}). Restore it, or move it away.") from error
+
+
+def _slug(machine: Result) -> str:
+    name = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    words = f"{name} {machine['threads']} threads" + " bfloat16" * machine["bfloat16"]
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def seconds_of(work: Work, device: torch.device, calls: int = 1) -> float:
+    """Return the seconds of one call, as the mean over `calls`."""
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    return timeit.timeit(work, timer=now, number=calls) / calls
+
+
+def by_turns(works: Mapping[str, Work], repeats: int, device: torch.device, length: float = 0) -> Seconds:
+    """Return the seconds of a call of each work, measured `repeats` times by turns, after a call that does not count.
+
+    A round of measurements lasts about `length` seconds, in which short works are called often.
+    """
+    calls = {}
+    for name, work in works.items():
+        seconds_of(work, device)  # the first call may allocate and choose algorithms
+        calls[name] = max(1, round(length / len(works) / seconds_of(work, device))) if length else 1
+    taken: Seconds = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            taken[name].append(seconds_of(work, device, calls[name]))
+    return taken
+
+
+def epoch(setup: Setup) -> Result:
+    """Measure the seconds of an epoch by our loop and by the usual one, from the same start on the same strips."""
+    rows, device = [], setup.device
+    for name in COMPARED:
+        experiment = replace(EXPERIMENTS[name], weights=None)
+        # Our loop counts the accuracy of one step in ACCURACY_EVERY, so all lengths are multiples of it.
+        few = setup.data.train[: experiment.batch_size * ACCURACY_EVERY]
+        (once,) = by_turns({"few": _ours(experiment, few, device)}, 1, device)["few"]
+        strips = setup.data.train[: len(few) * max(1, round(3 * SECONDS / once))]
+        works = {"ours": _ours(experiment, strips, device), "usual": _usual(experiment, strips, device)}
+        rows.append({"experiment": name, "strips": len(strips), "seconds": by_turns(works, setup.repeats, device)})
+    return {"rows": rows, "workers": WORKERS}
+
+
+def _loop(experiment: Experiment, steps: int, device: torch.device) -> tuple[StripModel, Callable[..., Any]]:
+    """Return the model, and our loop as a function of images, sums and the epoch's number; an epoch has `steps`."""
+    model = build(experiment).to(device).to(memory_format=torch.channels_last)
+    optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
+    scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
+    bar = tqdm(disable=True)
+    return model, lambda images, sums, n: train_epoch(model, optimizer, scheduler, experiment, images, sums, n, bar)
+
+
+def _ours(experiment: Experiment, strips: Strips, device: torch.device) -> Work:
+    steps = -(-len(strips) // experiment.batch_size)
+    _, train = _loop(replace(experiment, epochs=LATE), steps, device)  # so many epochs that no schedule ends
+    return partial(train, *resident(strips, device), LATE)
+
+
+class FloatStrips(Dataset):
+    """The usual data set: all images as float tensors (1, 40, W), each augmented on its own."""
+
+    def __init__(self, strips: Strips, settings: Augmentation | None) -> None:
+        self.images = torch.from_numpy(strips.images).unsqueeze(1).float() / 255
+        self.sums, self.settings = torch.from_numpy(strips.sums), settings
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return augment(self.images[i : i + 1], self.settings)[0], self.sums[i]
+
+
+def _usual(experiment: Experiment, strips: Strips, device: torch.device) -> Work:
+    """Return the reports' loop: a DataLoader with workers, float32, plain Adam, the loss read at every step.
+
+    The workers stay alive between epochs, which is kinder to this loop than the reports were.
+    """
+    model = build(experiment).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=experiment.lr)
+    loader = DataLoader(
+        FloatStrips(strips, experiment.augment), experiment.batch_size, shuffle=True, num_workers=WORKERS,
+        persistent_workers=True, pin_memory=device.type == "cuda",
+    )  # fmt: skip
+
+    def train() -> list[tuple[float, int]]:
+        model.train()
+        seen = []
+        for images, sums in loader:
+            outputs, sums = model(images.to(device)), sums.to(device)
+            loss = model.objective.loss(outputs, sums)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append((loss.item(), (model.objective.sums(outputs) == sums).sum().item()))
+        return seen
+
+    return train
+
+
+def likelihood(setup: Setup) -> Result:
+    """Measure the sum likelihood of a batch, forward and backward, by columns and by digits."""
+    generator = torch.Generator().manual_seed(0)
+
+    def work(columns: int, digits: int) -> Work:
+        sums = torch.randint(9 * digits + 1, (BATCH,), generator=generator).to(setup.device)
+        logits = torch.randn(BATCH, columns, SYMBOLS, generator=generator).to(setup.device).requires_grad_()
+        return lambda: torch.autograd.grad(-sum_log_likelihood(logits, sums, digits).mean(), logits)
+
+    works = {"columns": {str(n): work(n, 4) for n in COLUMNS}, "digits": {str(n): work(COLUMNS[0], n) for n in DIGITS}}
+    found = {key: by_turns(each, setup.repeats, setup.device, SECONDS) for key, each in works.items()}
+    return {"batch": BATCH} | found
+
+
+def prediction(setup: Setup) -> Result:
+    """Measure the seconds of a call of `predictions`, and the peak memory of a process that does nothing else.
+
+    It takes the run's weights if there are any, and other images in every call, since TTA depends on both.
+    """
+    images = np.resize(setup.data.test.images, (max(BATCHES), *setup.data.test.images.shape[1:]))
+    rows = []
+    for name in COMPARED:
+        weights = best_checkpoint(setup.models / setup.data.source, name)
+        for n in BATCHES:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+                job = fresh.submit(_predict_alone, name, weights, images, n, str(setup.device), setup.repeats)
+                rows.append({"experiment": name, "images": n, "trained": weights is not None} | job.result())
+    return {"rows": rows}
+
+
+def _predict_alone(name: str, weights: Path | None, images: np.ndarray, n: int, device: str, repeats: int) -> Result:
+    on = torch.device(device)
+    model = load_checkpoint(weights) if weights else build(replace(EXPERIMENTS[name], weights=None))
+    model = model.to(on).to(memory_format=torch.channels_last)
+    before, batches = _peak(on), itertools.cycle(np.array_split(images, len(images) // n))
+    seconds = by_turns({"predict": lambda: predictions(model, next(batches))}, repeats, on, SECONDS)["predict"]
+    return {"seconds": seconds, "peak_bytes": _peak(on), "peak_bytes_before": before}
+
+
+def _peak(device: torch.device) -> int:
+    """Return the most memory in bytes that this process has used: on the GPU, or else in main memory (Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # resource.getrusage would not do: Linux hands its figure down from a process to the programs that it starts.
+    return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[0])
+
+
+def accuracy(setup: Setup) -> Result:
+    """Measure the seconds of training until unseen strips are first read with each accuracy of TARGETS.
+
+    Settings are the experiment's own except for the epochs. Raise DataError for a source without unseen strips.
+    """
+    if setup.data.unseen is None:
+        raise DataError(f"The source {setup.data.source} has no unseen strips. Use --source mnist or digits.")
+    rows = []
+    for name, epochs in TIMED_TO_ACCURACY:
+        experiment = replace(EXPERIMENTS[name], weights=None, epochs=epochs)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            checks = list(_checks(experiment, setup))
+        reached = {str(t): next((c["seconds"] for c in checks if c["accuracy"] >= t), None) for t in TARGETS}
+        rows.append({"experiment": name, "epochs": experiment.epochs, "reached": reached, "checks": checks})
+    return {"rows": rows, "minutes": setup.minutes, "strips": CHECKED, "seed": 0, "repeats": 1}
+
+
+def _checks(experiment: Experiment, setup: Setup) -> Iterator[dict[str, float]]:
+    """Train, and yield CHECKS times in an epoch the seconds of training so far and the accuracy on unseen strips."""
+    images, sums = resident(setup.data.train, setup.device)
+    unseen = resident(setup.data.unseen[:CHECKED], setup.device)
+    # Our loop takes each part of an epoch as an epoch of its own.
+    experiment = replace(experiment, epochs=CHECKS * experiment.epochs)
+    steps = -(-len(sums) // (CHECKS * experiment.batch_size))
+    model, train = _loop(experiment, steps, setup.device)
+    seconds = 0.0
+    for check in range(experiment.epochs):
+        if check % CHECKS == 0:
+            parts = torch.randperm(len(sums)).to(setup.device).tensor_split(CHECKS)
+        rows = parts[check % CHECKS]
+        seconds += seconds_of(partial(train, images[rows], sums[rows], check + 1), setup.device)
+        found = validate(model, *unseen)["accuracy"]
+        yield {"step": steps * (check + 1), "seconds": seconds, "accuracy": found}
+        if found >= max(TARGETS) or seconds > 60 * setup.minutes:
+            return
+
+
+PARTS: dict[str, Callable[[Setup], Result]] = {
+    "epoch": epoch, "likelihood": likelihood, "prediction": prediction, "accuracy": accuracy,
+}  # fmt: skip

@@ -1,0 +1,110 @@
+"""Figures of the paper that the notebooks do not need, and the looks of the systems beyond the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from digitsum import plots
+
+WINE = "#882255"
+plots.LOOKS |= {
+    "reader_small": (WINE, "o"), "cnn3_dropout": (plots.BLUE, "s"), "cnn2_dropout": (plots.BLUE, "v"),
+    "cnn2_linear": (plots.BLUE, "^"), "cnn_no_attention": (plots.ORANGE, "^"),
+    "cnn_attention_several": (plots.BLACK, "s"), "cnn_attention_between": (plots.SKY, "v"),
+    "vgg16_frozen": (plots.GREEN, "^"), "vit": (plots.GREEN, "s"), "ocr": (plots.ORANGE, "s"),
+    "yolo": (plots.ORANGE, "D"), "oracle": (plots.BLACK, "D"), "most_common": (plots.BLACK, "o"),
+}  # fmt: skip
+
+
+@mpl.rc_context(plots.STYLE)
+def labelled_digits(glyphs: np.ndarray, labels: np.ndarray, n: int = 24) -> Figure:
+    """Draw the first `n` glyphs (G, 28, 28) of each label, a row for each of the ten digits."""
+    side = glyphs.shape[1]
+    sheet = np.zeros((10, side, n, side), np.uint8)
+    for digit in range(10):
+        first = glyphs[labels == digit][:n]
+        sheet[digit, :, : len(first)] = first.transpose(1, 0, 2)
+    figure, axes = plt.subplots(figsize=(plots.WIDTH, plots.WIDTH * 10 / n))
+    axes.imshow(sheet.reshape(10 * side, n * side), cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.set_yticks(side * (np.arange(10) + 0.5), labels=[str(digit) for digit in range(10)])
+    axes.set_ylabel("labelled")
+    axes.tick_params(length=0)
+    return plots.done(figure)
+
+
+@mpl.rc_context(plots.STYLE)
+def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
+    """Draw the probability of each sum (N, S), one panel per strip. The true sum (N,) is hatched."""
+    figure, grid = plt.subplots(1, max(len(truth), 1), figsize=(plots.WIDTH, 2.8), squeeze=False, sharey=True)
+    for axes, bars, total in zip(grid[0], probabilities, truth, strict=False):
+        axes.bar(np.arange(len(bars)), bars, color=plots.PURPLE)
+        axes.bar(total, bars[total], color=plots.PURPLE, hatch="///", edgecolor="black", label=f"truth: {total}")
+        axes.set(xlabel="sum", xlim=(-0.7, len(bars) - 0.3), ylim=(0, 1.05))
+        axes.legend(loc="upper left")
+    grid[0, 0].set_ylabel("probability")
+    return plots.done(figure)
+
+
+@mpl.rc_context(plots.STYLE)
+def reliability(diagrams: Mapping[str, Any]) -> Figure:
+    """Draw how often sums are right over the reader's confidence, one panel per `Reliability`.
+
+    A point's size tells how many strips its bin holds. On the dashed line, confidence equals accuracy.
+    """
+    figure, grid = plots.panels(len(diagrams))
+    for axes, (name, bins) in zip(grid, diagrams.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
+        axes.plot(bins.confidence, bins.accuracy, color=plots.PURPLE, linewidth=1)
+        sizes = 8 + 150 * bins.strips / max(bins.strips.sum(), 1)
+        axes.scatter(bins.confidence, bins.accuracy, sizes, color=plots.PURPLE, zorder=3)
+        axes.set(title=f"{name}\nexpected calibration error {bins.error:.2%}", aspect="equal")
+        axes.set(xlabel="probability of the sum", ylabel="right sums", xlim=(0, 1.03), ylim=(0, 1.03))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(True)
+    return plots.done(figure)
+
+
+def _fine_percent(share: float, _: float) -> str:
+    """Return a tick's label with only as many decimals as it needs."""
+    return f"{100 * share:.4g}%"
+
+
+@mpl.rc_context(plots.STYLE)
+def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Draw accuracy over the proportion of strips with an answer, most trusted first: (proportions, accuracies)."""
+    figure, axes = plt.subplots(figsize=(plots.WIDTH * 0.6, 3.2))
+    for name, (shares, accuracy) in curves.items():
+        axes.plot(shares, accuracy, color=plots.look_of(name)["color"], label=f"{name}: {accuracy[-1]:.1%} of all")
+    axes.set(xlabel="strips with an answer, the most trusted first", ylabel="right sums", xlim=(0, 1.01))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_fine_percent)
+    axes.grid(True)
+    if curves:
+        axes.legend()
+    return plots.done(figure)
+
+
+@mpl.rc_context(plots.STYLE)
+def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
+    """Draw accuracy over the number of training sums: a point per seed, a line through their means."""
+    figure, axes = plt.subplots(figsize=(plots.WIDTH * 0.6, 3.2))
+    sizes = sorted(accuracy)
+    for size in sizes:
+        axes.scatter([size] * len(accuracy[size]), accuracy[size], 18, color=plots.PURPLE, zorder=3)
+    axes.plot(sizes, [np.mean(accuracy[size]) for size in sizes], color=plots.PURPLE)
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="sums to learn from", ylabel="right sums")
+    axes.yaxis.set_major_formatter(_fine_percent)
+    axes.grid(True)
+    return plots.done(figure)

@@ -1,0 +1,98 @@
+"""report.pdf: facts and charts from the records, and report.typ, which holds the sentences, compiled by Typst."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import typst
+from matplotlib.figure import Figure
+
+from digitsum import plots
+from digitsum.checkpoints import replacing, write_json
+from digitsum.errors import RecordError
+
+from ..studies import READER, STUDIES
+from ..studies.calibration import Reliability
+from . import charts
+from .facts import Studies, by_variant, facts_json, of_seeds, one_row_each
+from .records import Record, best_seed, load_comparison, load_records, load_studies, read_json, trained_on, unchanged
+
+HERE = Path(__file__).parent  # report.typ, references.bib and figures/
+CURVES = 4  # draw at most so many experiments of each objective
+
+
+def make_report(
+    results: str | Path = "results", models: str | Path = "models", root: str | Path = "data",
+    output: str | Path = "report.pdf", redraw: bool = False,
+) -> bool:  # fmt: skip
+    """Build the paper at `output` from the records in `results`; return whether it changed.
+
+    `redraw` first makes figures/ and results/report anew, which needs MNIST in `root` and the reader's weights.
+    Raises RecordError for records that are missing or contradict a sentence, and leaves an old paper alone.
+    """
+    seen, output = Path(results) / "report" / "mnist.json", Path(output)
+    if redraw:
+        from .look import look
+
+        write_json(look(root, Path(models) / "mnist" / f"{READER}.safetensors", HERE / "figures"), seen)
+    records, studies = load_records(results), by_variant(load_studies(results))
+    with TemporaryDirectory() as folder:
+        source = Path(shutil.copytree(HERE, Path(folder) / "paper"))
+        facts = facts_json(records, read_json(seen, {"errors": dict}), studies, load_comparison(results, records))
+        (source / "facts.json").write_text(facts, encoding="utf-8")
+        draw_charts(records, studies, source / "charts")
+        paper = compile_paper(source / "report.typ")
+    changed = not output.exists() or output.read_bytes() != paper
+    if changed:
+        with replacing(output) as temporary:
+            temporary.write_bytes(paper)
+    return changed
+
+
+def compile_paper(path: Path) -> Any:
+    """Return the PDF of a Typst source, in Typst's own fonts. Raises RecordError for errors and warnings."""
+    try:
+        compiler = typst.Compiler(path, root=path.parent, ignore_system_fonts=True)
+        paper, warnings = compiler.compile_with_warnings(format="pdf")
+    except typst.TypstError as error:
+        raise RecordError(f"{path.name} does not compile: {error}") from error
+    if warnings:
+        raise RecordError(f"{path.name} compiles with warnings: {'; '.join(map(str, warnings))}")
+    return paper
+
+
+def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> None:
+    """Draw the figures that need no strips."""
+    rows = one_row_each(records)
+    accuracies = {row[0]["experiment"]: of_seeds([run["metrics"]["unseen"]["accuracy"] for run in row]) for row in rows}
+    save(plots.accuracies(accuracies), folder / "accuracies.pdf", 6.4, 0.6 + 0.18 * len(rows))
+    whole = [row[0] for row in rows if row[0]["history"] and not row[0]["changed"]]
+    whole.sort(key=lambda run: -run["metrics"]["val"]["accuracy"]["value"])
+    objectives = {run["experiment"]: run["settings"]["objective"] for run in whole}
+    kinds = list(objectives.values())
+    drawn = {run["experiment"]: run["history"] for k, run in enumerate(whole) if kinds[:k].count(kinds[k]) < CURVES}
+    save(plots.curves(drawn, objectives), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
+    best = best_seed(unchanged(records, READER))["seed"]
+    (measured,) = (record["measured"] for record in studies["calibration"][READER] if record["seed"] == best)
+    ways = {"as it is": "plain", "with one temperature": "tempered"}
+    bins = {words: Reliability(*np.transpose(measured[way]["reliability"])) for words, way in ways.items()}
+    save(charts.reliability(bins), folder / "reliability.pdf", 7.5, 3.6)
+    save(charts.coverage({READER: tuple(np.transpose(measured["coverage"]))}), folder / "coverage.pdf", 5, 2.5)
+    by_sums: dict[int, list[float]] = {}
+    for run in itertools.chain(unchanged(records, STUDIES["sums"].base), *studies["sums"].values()):
+        by_sums.setdefault(trained_on(run), []).append(run["metrics"]["unseen"]["accuracy"]["value"])
+    save(charts.data_curve(by_sums), folder / "sums.pdf", 5, 2.5)
+
+
+def save(figure: Figure, path: Path, width: float, height: float) -> None:
+    """Write a figure as PDF at a size in inches: the same bytes for the same figure."""
+    figure.set_size_inches(width, height)
+    figure.draw_without_rendering()  # the layout needs a second round after a change of size
+    with replacing(path) as temporary, plots.mpl.rc_context({"pdf.fonttype": 42}):  # searchable text
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})

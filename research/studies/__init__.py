@@ -1,0 +1,172 @@
+"""Studies of the reader: variants of it, trained like any experiment, and measurements of trained readers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from digitsum.checkpoints import best_checkpoint, load_checkpoint, read_metadata, write_json
+from digitsum.data import Data
+from digitsum.devices import pick_device
+from digitsum.errors import CheckpointError
+from digitsum.experiments import EXPERIMENTS, Experiment, same_settings
+from digitsum.models import MODELS
+from digitsum.objectives import OBJECTIVES
+from digitsum.provenance import provenance
+from digitsum.runs import run_experiment
+
+from ..systems import SYSTEMS
+from . import calibration, cut_digits, measurements, pseudo_labels, variants
+
+READER = "reader"  # the experiment that is measured
+SMALL = SYSTEMS["reader_small"].name  # the experiment that is varied
+SEEDS = (0, 1, 2)
+
+MODELS |= {"pooled_reader": variants.PooledReader, "cut_digits": cut_digits.CutDigits}
+OBJECTIVES |= {"additive_regression": variants.AdditiveRegression(), "expected_sum": variants.ExpectedSum()}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question to the reader, answered by training variants of `base` or by measuring trained readers."""
+
+    about: str
+    variants: Callable[[Experiment], dict[str, tuple]] | None = None  # by name: a sentence, and changes of the base
+    base: str = SMALL
+    data: Callable[[Data, str | Path], Data] = lambda data, root: data  # what the variants train on
+    measure: Callable[..., dict[str, Any]] | None = None
+    readers: Literal["best", "each", "together"] = "best"  # what is measured
+
+
+class Variant(NamedTuple):
+    """One row of a study: its name, a sentence on what it is, and all its settings."""
+
+    name: str
+    sentence: str
+    experiment: Experiment
+
+
+STUDIES: dict[str, Study] = {
+    "ablations": Study(f"Each row removes or replaces one part of `{SMALL}`.", variants.ablations),
+    "sums": Study(
+        f"Accuracy by the number of strips. All rows train for as many steps as `{SMALL}`: a smaller set is repeated.",
+        variants.fewer_strips,
+    ),
+    "more_strips": Study(
+        "Many strips of the same digits, each seen once. The ordinary reader sees fewer strips more often.",
+        variants.more_strips, base=READER, data=variants.more_data,
+    ),
+    "cut_digits": Study(
+        "The task of the neuro-symbolic literature: four digits come as separate images, labelled with their sum. Rows "
+        f"train for as many steps as `{SMALL}`. The test is 2,500 sums of MNIST's test digits, each used once.",
+        cut_digits.variants, data=cut_digits.cut_data,
+    ),
+    "counts": Study(
+        "The reader is trained on four digits and reads strips of other numbers of digits. They are composed of unseen "
+        "digits, on canvases as wide as they may need.",
+        measure=measurements.counts,
+    ),
+    "tta": Study("The same weights with and without test-time augmentation.", measure=measurements.tta, readers="each"),
+    "calibration": Study(
+        "How well the probability of the reader's sum fits its accuracy on `unseen`, and where it reads digits. The "
+        "temperature is fitted on validation. So is the offset of the columns, to the ink alone.",
+        measure=calibration.measure, readers="each",
+    ),
+    "ensemble": Study(
+        "Readers of several seeds as one, by the mean of their probabilities, on `unseen`.",
+        measure=calibration.measure, readers="together",
+    ),
+    "pseudo_labels": Study(
+        "Labels from sums alone: isolated digits of the training strips are cut out and labelled by the reader.",
+        measure=pseudo_labels.measure,
+    ),
+}  # fmt: skip
+
+
+def variants_of(study: str) -> list[Variant]:
+    """Return what a study trains: nothing if it only measures."""
+    make, base = STUDIES[study].variants, EXPERIMENTS[STUDIES[study].base]
+    rows = make(base) if make else {}
+    return [Variant(name, about, replace(base, label=name, **changes)) for name, (about, changes) in rows.items()]
+
+
+def run_study(
+    name: str, data: Data, *, seeds: Sequence[int] = SEEDS, only: Sequence[str] = (), device: str = "auto",
+    root: str | Path = "data", models: str | Path = "models", results: str | Path = "results", progress: bool = True,
+) -> Iterator[tuple[Path, dict[str, Any]]]:  # fmt: skip
+    """Answer one study: yield each record with its path, results/studies/<source>/<study>/<row>-seed<k>.json.
+
+    A record with the same settings on the same data is not made again. An unchanged base is trained as the ordinary
+    experiment, so its record is that. `only` chooses variants by name.
+    """
+    study, own = STUDIES[name], f"studies/{data.source}/{name}"
+    if study.measure:
+        for files in _readers(study, Path(models, data.source)):
+            yield _measured(study.measure, files, data, device, root, Path(results, own))
+        return
+    data = study.data(data, root)
+    for seed, variant in itertools.product(seeds, variants_of(name)):
+        if only and variant.name not in only:
+            continue
+        folder = data.source if variant.experiment == EXPERIMENTS[study.base] else own
+        path = Path(results, folder, f"{variant.name}-seed{seed}.json")
+        # Not left to `run_experiment`, which looks for weights too: of variants, only records are published.
+        record = _recorded(path, data, asdict(variant.experiment))
+        yield path, record or run_experiment(
+            variant.experiment, data, seed=seed, device=device, folder=folder, models=models, results=results,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _recorded(path: Path, data: Data, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record at `path` if it has this data and these settings."""
+    try:
+        record = json.loads(path.read_bytes())
+        return (
+            record
+            if same_settings(record["settings"], settings) and record["data"]["fingerprint"] == data.fingerprint
+            else None
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _readers(study: Study, folder: Path) -> list[list[Path]]:
+    """Return the weights that a study measures, file by file or together."""
+    best = best_checkpoint(folder, READER)
+    files = sorted(folder.glob(f"{READER}-seed*.safetensors"), key=lambda path: read_metadata(path)["seed"])
+    if best is None or (study.readers == "together" and len(files) < 2):
+        raise CheckpointError(
+            f"{folder} holds weights of too few readers for this study ({len(files)}). Train some: "
+            f"python -m digitsum train {READER} --source {folder.name} --preset full --seed 0 1 2"
+        )
+    return {"best": [[best]], "each": [[file] for file in files], "together": [files]}[study.readers]
+
+
+def _measured(
+    measure: Callable[..., dict[str, Any]], files: Sequence[Path], data: Data, device: str, root: str | Path,
+    folder: Path,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Return the record of measuring readers, with its path. It tells which readers by their seeds and commit."""
+    each, place, started = [read_metadata(file) for file in files], pick_device(device), time.perf_counter()
+    if any(about["data"] != data.fingerprint for about in each):
+        raise CheckpointError(f"{files[0].parent} holds readers that were trained on other data. Train them again.")
+    first = each[0]
+    whose = {"seeds": [about["seed"] for about in each], "weights_commit": first["commit"]}
+    path = folder / f"{READER}-seed{first['seed']}.json"
+    record = _recorded(path, data, first["settings"])
+    if record is None or not whose.items() <= record.items():
+        measured = measure([load_checkpoint(file, place) for file in files], data, root)
+        record = {
+            "experiment": READER, "source": data.source, "seed": first["seed"], "settings": first["settings"],
+            "weights": " ".join(about["digest"] for about in each), **whose,
+            "data": {"fingerprint": data.fingerprint, "seed": data.seed}, **provenance(place),
+            "measured": measured, "seconds": {"total": round(time.perf_counter() - started, 1)},
+        }  # fmt: skip
+        write_json(record, path)
+    return path, record
