@@ -12,7 +12,7 @@ from typing import Any
 from digitsum.data import Data
 from digitsum.errors import DigitsumError, TrainingError
 from digitsum.experiments import Experiment, same_settings
-from digitsum.runs import read_record, run_experiment
+from digitsum.runs import read_record
 
 from .paper.records import trained_on
 from .systems import EXPERIMENTS, run_system
@@ -69,10 +69,7 @@ def reproduce(data: Data, planned: Sequence[Planned], **options: Any) -> int:
     failed = 0
     for row in (row for row in planned if row.why):
         try:
-            if row.experiment == EXPERIMENTS[row.experiment.name]:
-                run_system(row.experiment.name, data, seed=row.seed, **options)
-            else:  # from random weights; these experiments need no preparation
-                run_experiment(row.experiment, data, seed=row.seed, **options)
+            run_system(row.experiment, data, seed=row.seed, **options)
         except DigitsumError as error:
             print(f"research: {row.experiment.name}, seed {row.seed}: {error}", file=sys.stderr)
             failed += 1

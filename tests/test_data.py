@@ -8,6 +8,8 @@ import hashlib
 import http.server
 import os
 import pickle
+import re
+import shutil
 import socket
 import tempfile
 import threading
@@ -27,7 +29,7 @@ def write_pair(root: Path, k: int | str = 0, n: int = 20, start: int = 0) -> Non
     """Write a pair of course files whose images carry their own number in their first two pixels."""
     numbers = np.arange(start, start + n)
     images = np.zeros((n, 40, 168), np.uint8)
-    images[:, 0, 0], images[:, 0, 1] = numbers % 256, numbers // 256
+    images[:, 0, 0], images[:, 0, 1], images[:, 20, 20:40] = numbers % 256, numbers // 256, 255
     np.save(root / f"data{k}.npy", images)
     np.save(root / f"lab{k}.npy", (numbers % 37).astype(np.uint8))
 
@@ -38,15 +40,13 @@ def numbers(strips) -> np.ndarray:
 
 @pytest.fixture
 def offline(monkeypatch, small_sources):
-    """No mirror of MNIST answers, and none has been asked before."""
+    """No mirror of MNIST answers."""
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    digitsum.data._download_once.cache_clear()
-    yield MNIST
-    digitsum.data._download_once.cache_clear()
+    return MNIST
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def fake_mnist(tmp_path, monkeypatch, small_sources) -> Path:
 # Sources
 
 
-@pytest.mark.parametrize(("source", "fingerprint"), [("digits", "ff80185105cac194"), ("mnist", "5a36ed102a6db2ee")])
-def test_sources_are_complete_and_pinned(source, fingerprint, request):
+@pytest.mark.parametrize("source", ["digits", "mnist"])
+def test_sources_are_complete(source, request):
     data = request.getfixturevalue(source)
     sizes = {"train": 24_000, "val": 3_000, "test": 3_000, "unseen": 6_000}
     assert {name: strips.images.shape for name, strips in data.splits.items()} == {
@@ -78,8 +78,8 @@ def test_sources_are_complete_and_pinned(source, fingerprint, request):
     for strips in data.splits.values():
         assert strips.images.dtype == np.uint8 and strips.sums.dtype == np.int64
         np.testing.assert_array_equal(strips.sums, strips.digits.sum(axis=1))
-    assert data.fingerprint == fingerprint  # published numbers belong to these very strips
     assert (data.source, data.seed) == (source, 0) and data.reason.startswith(f"source: {source} (asked for; ")
+    assert source == "digits" or data.fingerprint == "5a36ed102a6db2ee", "published numbers belong to these very strips"
 
 
 def test_digit_glyphs_are_the_bundled_digits_at_the_size_of_mnist():
@@ -92,7 +92,7 @@ def test_digit_glyphs_are_the_bundled_digits_at_the_size_of_mnist():
     border[:, 4:24, 4:24] = 0
     assert glyphs.max() == 255 and not border.any()
     for large, corner in ((4, 0), (23, 7)):  # corners are the corners of the small image, to a rounding
-        np.testing.assert_allclose(glyphs[:, large, large], small.images[:, corner, corner] * 255 / 16, atol=0.5)
+        np.testing.assert_allclose(glyphs[:, large, large], small.images[:, corner, corner] * 255 / 16, atol=1)
     assert 25 < glyphs.mean() < 50  # MNIST: 33
 
 
@@ -160,15 +160,35 @@ def test_course_splits_are_disjoint_and_cover_all_pairs(sizes, seed):
         np.testing.assert_array_equal(strips.sums, numbers(strips) % 37)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "<i8", ">i4", "uint64"])
-def test_a_course_split_is_the_same_on_every_platform_for_sums_of_any_integers(tmp_path, dtype):
+def test_a_course_split_is_the_same_on_every_platform(tmp_path):
     write_pair(tmp_path, n=30)
-    np.save(tmp_path / "lab0.npy", np.arange(30).astype(dtype))
-    np.save(tmp_path / "data0.npy", np.asfortranarray(np.load(tmp_path / "data0.npy")))
     data = load_data("course", tmp_path)
     assert numbers(data.val).tolist() == [12, 16, 5] and numbers(data.test).tolist() == [9, 27, 26]
-    assert data.train.sums.dtype == np.int64 and data.train.sums.dtype.isnative
-    np.testing.assert_array_equal(data.train.sums, numbers(data.train))
+
+
+@pytest.mark.parametrize(
+    ("images", "sums"),
+    [
+        (np.asfortranarray, lambda sums: sums.astype("int8")),
+        (lambda images: images[:, None], lambda sums: sums.astype(">i4")),
+        (lambda images: images[..., None].astype("<i8"), lambda sums: sums.astype("uint64")[:, None]),
+        (lambda images: (images / 255).astype("f4"), lambda sums: sums.astype("<i8")),
+    ],
+)
+def test_other_forms_of_the_same_course_files_give_the_same_strips(images, sums, tmp_path):
+    write_pair(tmp_path, n=30)
+    before = load_data("course", tmp_path)
+    for name, change in (("data0.npy", images), ("lab0.npy", sums)):
+        np.save(tmp_path / name, change(np.load(tmp_path / name)))
+    data = load_data("course", tmp_path)
+    assert data.fingerprint == before.fingerprint
+    assert data.train.sums.dtype == np.int64 and data.train.sums.dtype.isnative and data.train.images.dtype == np.uint8
+
+
+def test_files_that_are_passed_over_are_named(tmp_path):
+    write_pair(tmp_path)
+    np.save(tmp_path / "images.npy", np.zeros(3))
+    assert "images.npy" in load_data("course", tmp_path).reason
 
 
 # Choice of the source
@@ -219,32 +239,42 @@ def saved(array: np.ndarray):
     return lambda path: np.save(path, array, allow_pickle=True)
 
 
-COPY = "cannot be read .*Copy it again"
+INKED = np.zeros((20, 40, 168), np.uint8)
+INKED[:, 20, 20:40] = 255
+REMEDIES = re.compile(r"\. (Copy|Correct|Multiply|Put|Save|Scale|Take)\b")
 FAULTS = {
-    "missing images": ("data0.npy", Path.unlink, "is missing. Put it beside lab0.npy"),
-    "missing sums": ("lab0.npy", Path.unlink, "is missing. Put it beside data0.npy"),
-    "cut images": ("data0.npy", lambda p: os.truncate(p, 5000), "is cut short .*Copy it again"),
-    "cut header": ("data0.npy", lambda p: os.truncate(p, 40), COPY),
-    "cut magic": ("lab0.npy", lambda p: os.truncate(p, 3), COPY),
-    "trailing bytes": ("lab0.npy", lambda p: p.write_bytes(p.read_bytes() + b"0"), "goes on after its end .*Copy it"),
-    "empty file": ("data0.npy", lambda p: p.write_bytes(b""), "is empty. Copy it again"),
-    "no strips": ("data0.npy", saved(np.zeros((0, 40, 168), np.uint8)), r"shape \(0, 40, 168\).*Copy it again"),
-    "pickled array": ("data0.npy", saved(np.array([Bomb()] * 20, object)), "holds pickled .*Save a plain"),
-    "pickle": ("lab0.npy", lambda p: p.write_bytes(pickle.dumps(Bomb())), COPY),
-    "junk header": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '|u1'("), COPY),
-    "unknown version": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x09" + p.read_bytes()[7:]), COPY),
-    "text": ("lab0.npy", lambda p: p.write_text("12\n13\n"), COPY),
-    "folder": ("lab0.npy", lambda p: (p.unlink(), p.mkdir()), COPY),
-    "float images": ("data0.npy", saved(np.zeros((20, 40, 168))), "has dtype float64. Save it as uint8"),
-    "signed images": ("data0.npy", saved(np.zeros((20, 40, 168), np.int8)), "has dtype int8. Save it as uint8"),
-    "turned images": ("data0.npy", saved(np.zeros((20, 168, 40), np.uint8)), r"shape \(20, 168, 40\). Save it as"),
-    "float sums": ("lab0.npy", saved(np.zeros(20)), "has dtype float64. Save the sums as integers"),
-    "time sums": ("lab0.npy", saved(np.zeros(20, "m8[s]")), r"timedelta64\[s\]. Save the sums as integers"),
-    "column of sums": ("lab0.npy", saved(np.zeros((20, 1), int)), r"has shape \(20, 1\). Save it as \(N,\)"),
-    "one sum": ("lab0.npy", saved(np.array(3)), r"has shape \(\). Save it as \(N,\)"),
-    "fewer sums": ("lab0.npy", saved(np.zeros(19, int)), "has 19 sums for the 20 images of data0.npy. Use files that"),
-    "sum of 37": ("lab0.npy", saved(np.arange(18, 38)), r"sum 37 in row 19 \(1 outside 0\.\.36 in all\). Correct it"),
-    "sum of -1": ("lab0.npy", saved(np.arange(-1, 19)), r"sum -1 in row 0 \(1 outside 0\.\.36 in all\). Correct it"),
+    "missing images": ("data0.npy", Path.unlink, "missing.*lab0.npy"),
+    "missing sums": ("lab0.npy", Path.unlink, "missing.*data0.npy"),
+    "cut images": ("data0.npy", lambda p: os.truncate(p, 5000), "cut short"),
+    "cut header": ("data0.npy", lambda p: os.truncate(p, 40), "cannot be read"),
+    "cut magic": ("lab0.npy", lambda p: os.truncate(p, 3), "cannot be read"),
+    "trailing bytes": ("lab0.npy", lambda p: p.write_bytes(p.read_bytes() + b"0"), "goes on after its end"),
+    "empty file": ("data0.npy", lambda p: p.write_bytes(b""), "data0.npy"),
+    "no strips": ("data0.npy", saved(np.zeros((0, 40, 168), np.uint8)), r"\(0, 40, 168\)"),
+    "pickled array": ("data0.npy", saved(np.array([Bomb()] * 20, object)), "pickled"),
+    "pickle": ("lab0.npy", lambda p: p.write_bytes(pickle.dumps(Bomb())), "cannot be read"),
+    "junk header": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '|u1'("), "cannot be"),
+    "unknown version": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x09" + p.read_bytes()[7:]), "cannot be read"),
+    "text": ("lab0.npy", lambda p: p.write_text("12\n13\n"), "cannot be read"),
+    "folder": ("lab0.npy", lambda p: (p.unlink(), p.mkdir()), "cannot be read"),
+    "turned images": ("data0.npy", saved(np.ones((20, 168, 40), np.uint8)), r"\(20, 168, 40\)"),
+    "flat images": ("data0.npy", saved(np.ones((20, 6720), np.uint8)), r"\(20, 6720\)"),
+    "narrow images": ("data0.npy", saved(INKED[:, :, :160]), "160.* 168"),
+    "words": ("data0.npy", saved(INKED.astype("U3")), "<U3"),
+    "large values": ("data0.npy", saved(INKED * 2.0), r"510"),
+    "negative values": ("data0.npy", saved(INKED - 1.0), r"-1\.0"),
+    "not a number": ("data0.npy", saved(np.where(INKED, np.nan, 0.0)), "nan"),
+    "all black": ("data0.npy", saved(0 * INKED), "black"),
+    "binary": ("data0.npy", saved(INKED // 255), "0 and 1"),
+    "black on white": ("data0.npy", saved(255 - INKED), "background"),
+    "the same images": ("data1.npy", lambda p: shutil.copy(p.with_name("data0.npy"), p), "same images.*data0.npy"),
+    "float sums": ("lab0.npy", saved(np.zeros(20)), "float64"),
+    "time sums": ("lab0.npy", saved(np.zeros(20, "m8[s]")), r"timedelta64\[s\]"),
+    "two columns of sums": ("lab0.npy", saved(np.zeros((20, 2), int)), r"\(20, 2\)"),
+    "one sum": ("lab0.npy", saved(np.array(3)), r"\(\)"),
+    "fewer sums": ("lab0.npy", saved(np.zeros(19, int)), r"19.* 20"),
+    "sum of 37": ("lab0.npy", saved(np.arange(18, 38)), "37.* 19 "),
+    "sum of -1": ("lab0.npy", saved(np.arange(-1, 19)), "-1.* 0 "),
 }
 
 
@@ -252,13 +282,13 @@ FAULTS = {
 def test_an_unusable_course_file_is_named_with_its_fault_and_remedy(fault, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pair(tmp_path, 0)
-    write_pair(tmp_path, 1)
+    write_pair(tmp_path, 1, start=20)
     name, breaks, message = FAULTS[fault]
     breaks(tmp_path / name)
     with pytest.raises(DataError, match=message) as error:
         load_data("course", tmp_path)
-    assert name in str(error.value) and str(tmp_path) in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+    assert REMEDIES.search(str(error.value)), "no remedy"
     assert not (tmp_path / "exploded").exists(), "a pickle was run"
 
 
@@ -331,11 +361,10 @@ def test_a_download_of_something_else_is_refused(mirror, tmp_path):
         load_data("mnist", tmp_path / "new")
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_failed_download_leaves_nothing_behind_and_is_tried_once(tmp_path, monkeypatch):
-    root, asked = tmp_path / "data", []
-    download, timeout = digitsum.data._download, socket.getdefaulttimeout()
-    monkeypatch.setattr(digitsum.data, "_download", lambda root: asked.append(root) or download(root))
+def test_a_failed_download_leaves_nothing_behind_and_is_tried_once(offline, tmp_path, monkeypatch):
+    root, asked, timeout = tmp_path / "data", [], socket.getdefaulttimeout()
+    download = offline.download
+    monkeypatch.setattr(offline, "download", lambda self: asked.append(self) or download(self))
     for _ in range(3):
         assert load_data("auto", root).source == "digits"
     assert len(asked) == 1

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from digitsum.data import Data
-from digitsum.errors import ImageError
+from digitsum.errors import DataError, ImageError
 from digitsum.images import read_image, read_strips
 
 # One folder serves all examples of a property, each of which overwrites its file.
@@ -180,16 +180,8 @@ FAULTS = {  # name of the file: its content, and what the message says of it
     "speck.png": (png(speck), "3 pixels high"),
     "blot.png": (png(blot), "patches"),
     "shade.png": (png(np.linspace(80, 220, 600) + 0 * paper), "no ink"),
-    "junk.npy": (b"junk" * 9, "not a whole .npy file"),
-    "pickled.npy": (saved(np.array([{}, None], object)), "not a whole .npy file"),
-    "half.npy": (saved(strip)[:1000], "not a whole .npy file"),
-    "shape.npy": (saved(strip.T), "has shape"),
-    "none.npy": (saved(np.zeros((0, 40, 168), np.uint8)), "has shape"),
-    "words.npy": (saved(strip.astype(str)), "holds <U"),
-    "range.npy": (saved(strip * 2.0), "0..255"),
-    "negative.npy": (saved(strip - 1.0), "0..255"),
-    "nan.npy": (saved(np.where(strip, np.nan, 0.0)), "0..255"),
-    "white.npy": (saved(255 - strip), "background is light"),
+    "half.npy": (saved(strip)[:1000], "cut short"),  # test_data.py has all faults of .npy files
+    "white.npy": (saved(255 - strip), "light background"),
     "blank.npy": (saved(np.stack([strip, 0 * strip])), "strip 1.* no ink"),
     "folder.png": (None, "is not a file"),
     "missing.npy": (None, "is not a file"),
@@ -204,7 +196,7 @@ def test_a_bad_file_is_named_with_its_fault(name: str, tmp_path: Path) -> None:
         path.write_bytes(content)
     elif name == "folder.png":
         path.mkdir()
-    with pytest.raises(ImageError, match=fault) as error:
+    with pytest.raises((ImageError, DataError), match=fault) as error:
         read_strips(path)
     assert str(path) in str(error.value)
 
@@ -215,7 +207,7 @@ def test_a_bad_file_is_named_with_its_fault(name: str, tmp_path: Path) -> None:
     kept=st.floats(0.01, 1),
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF"]),
 )
-@settings(examples, max_examples=60)
+@settings(examples, max_examples=60, phases=[Phase.generate])  # every example is small already
 def test_a_damaged_image_is_read_or_refused(damage: list, kept: float, kind: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     black_on_white(strip, 2).save(buffer, kind)

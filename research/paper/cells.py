@@ -36,7 +36,7 @@ def command(record: Record) -> str:
     if name not in SYSTEMS:
         known += ["epochs", "train_limit"]
         before = f"python -m digitsum train {name}"
-        after = f" --source {record['source']} --preset full --seed {record['seed']}"
+        after = f" --source {record['source']} --preset full --folder {record['source']} --seed {record['seed']}"
     changed = {key: ours for key, (_, ours) in record["changed"].items() if key in known}
     return before + after + "".join(f" --{key.replace('_', '-')} {ours or 'none'}" for key, ours in changed.items())
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from digitsum.compose import DIGIT_WIDTH, compose
 from digitsum.data import Data, source_glyphs
-from digitsum.evaluation import SHIFTS, UNCERTAIN, predictions, strings_read, uncertain
+from digitsum.evaluation import SHIFTS, UNCERTAIN, predictions, sight, strings_read
 from digitsum.models.layers import StripModel
 
 from .calibration import accuracy_ci
@@ -36,6 +36,12 @@ def counts(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict[
                 "count": accuracy_ci(np.array([len(digits) for digits in found]) == k),
             }
     return measured
+
+
+def uncertain(model: StripModel, images: np.ndarray) -> np.ndarray:
+    """Tell which strips (N,) have a column whose likeliest symbol is less probable than UNCERTAIN."""
+    parts = np.array_split(images, max(len(images) // 100, 1))
+    return np.concatenate([sight(model, part).max(axis=2).min(axis=1) < UNCERTAIN for part in parts])
 
 
 def tta(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict[str, Any]:

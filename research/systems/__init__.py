@@ -6,22 +6,20 @@ What the reports leave open, and what was chosen, stands in docs/choices.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from digitsum.checkpoints import save_checkpoint, write_json
+from digitsum.checkpoints import write_json
 from digitsum.compose import Strips
 from digitsum.data import Data
-from digitsum.devices import pick_device, rank
-from digitsum.errors import RecordError
-from digitsum.experiments import BENT, EXPERIMENTS, Experiment, same_settings, shorten
+from digitsum.devices import rank
+from digitsum.experiments import BENT, EXPERIMENTS, Experiment
 from digitsum.models import MODELS
 from digitsum.objectives import OBJECTIVES
-from digitsum.runs import folder_name, locked, make_record, read_record, run_experiment
+from digitsum.runs import run_experiment
 from digitsum.training import Run, build, train
 
 from .extras import PACKAGES, require
@@ -105,19 +103,20 @@ def _changed(data: Data, change: Callable[[Strips], Strips]) -> Data:
 
 
 def run_system(
-    name: str, data: Data, *, seed: int = 0, preset: str = "full", folder: str | None = None,
-    results: str | Path = "results", **options: Any,
+    experiment: Experiment, data: Data, *, seed: int = 0, folder: str | None = None, results: str | Path = "results",
+    **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, save, evaluate and record one experiment of EXPERIMENTS; returns the record.
+    """Train, save, evaluate and record an experiment, whatever it learns from; returns the record.
 
-    Files, errors and `options` are those of `digitsum.runs.run_experiment`. OCR leaves no weights. Raises ExtraError
-    if an optional package is missing.
+    Files, errors and `options` are those of `digitsum.runs.run_experiment`. Raises ExtraError if an optional package
+    is missing.
     """
-    experiment = shorten(EXPERIMENTS[name], preset)
+    name, folder = experiment.name, folder or data.source
     require(experiment.model)
-    run = _run_apart if experiment.model in ("most_common", "digit_cnn", "tesseract") else run_experiment
-    folder = folder or folder_name(data.source, preset)
-    record = run(experiment, prepare(name, data), seed=seed, folder=folder, results=results, **options)
+    learn = partial(_learn, data) if experiment.model in ("most_common", "digit_cnn", "tesseract") else train
+    record = run_experiment(
+        experiment, prepare(name, data), seed=seed, folder=folder, results=results, learn=learn, **options
+    )
     package = PACKAGES.get(experiment.model)
     if package and package not in record["versions"] and rank() == 0:
         record["versions"][package] = import_module(package).__version__
@@ -127,39 +126,10 @@ def run_system(
     return record
 
 
-def _run_apart(
-    experiment: Experiment, data: Data, *, seed: int, folder: str, results: str | Path, device: str = "auto",
-    models: str | Path = "models", again: bool = False, progress: bool = True,
-) -> dict[str, Any]:  # fmt: skip
-    """Do what `run_experiment` does for a system with a training of its own, or none."""
-    name, chosen = f"{experiment.name}-seed{seed}", pick_device(device)
-    path = Path(results, folder, f"{name}.json")
-    with locked(path):
-        if path.exists() and not again:
-            record = read_record(path)
-            same_data = record["data"]["fingerprint"] == data.fingerprint
-            if same_data and same_settings(record["settings"], asdict(experiment)):
-                return record
-            raise RecordError(f"{path} is of a run with other settings or data. Use another folder, or move it away.")
-        run = _learn(experiment, data, seed, chosen, progress)
-        record = make_record(run, data, chosen)
-        if rank() == 0:
-            if record["parameters"]:
-                about = ("experiment", "seed", "source", "settings", "weights", "versions", "commit", "date")
-                rebuild = ("model", "model_args", "objective", "objective_args")
-                save_checkpoint(
-                    run.model, Path(models, folder, f"{name}.safetensors"), **{key: record[key] for key in about},
-                    **{key: record["settings"][key] for key in rebuild}, data=data.fingerprint,
-                    validation=record["metrics"]["val"],
-                )  # fmt: skip
-            write_json(record, path)
-    return record
-
-
-def _learn(experiment: Experiment, data: Data, seed: int, device: torch.device, progress: bool) -> Run:
+def _learn(strips: Data, experiment: Experiment, data: Data, *, seed: int, device: Any, **options: Any) -> Run:
     """Train the oracle on single digits, count sums for the most common one, and leave OCR as it is."""
     if experiment.model == "digit_cnn":
-        return train(experiment, _changed(data, single), seed=seed, device=device, progress=progress)
+        return train(experiment, _changed(strips, single), seed=seed, device=device, **options)
     model = build(experiment, seed)
     if isinstance(model, MostCommon):
         model.count(data.train.sums[: experiment.train_limit])

@@ -11,20 +11,25 @@ import tyro
 from tyro.conf import Positional, arg
 
 from .errors import DataError, DigitsumError
-from .experiments import EXPERIMENTS, shorten
+from .experiments import EXPERIMENTS
 
 # Everything that needs torch is imported by the command that needs it, so that --help starts at once.
 
 Name = Literal[tuple(EXPERIMENTS)]  # type: ignore[valid-type]
 Source = Annotated[Literal["auto", "course", "mnist", "digits"], arg(help="where the strips come from")]
 Root = Annotated[Path, arg(help="folder of your files and of MNIST")]
+Preset = Annotated[
+    Literal["auto", "full", "quick", "smoke"],
+    arg(help="full; quick: what fits into --minutes; smoke: for tests; auto: full on CUDA, else quick"),
+]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1 or mps; auto: CUDA if it is there, else the CPU")]
 
 
 def train(
     experiments: Annotated[Positional[tuple[Name, ...]], arg(metavar="NAME ...", help=", ".join(EXPERIMENTS))],
     source: Source = "auto",
-    preset: Annotated[Literal["auto", "full", "quick", "smoke"], arg(help="auto: full on CUDA, else quick")] = "auto",
+    preset: Preset = "auto",
+    minutes: Annotated[float, arg(help="that the preset quick may take, all runs of a seed together")] = 10,
     seed: Annotated[tuple[int, ...], arg(help="of weights and order of the data; several make several runs")] = (0,),
     epochs: Annotated[int | None, arg(help="instead of the experiment's own")] = None,
     batch_size: Annotated[int | None, arg(help="instead of the experiment's own")] = None,
@@ -42,6 +47,7 @@ def train(
 
     Example: python -m digitsum train reader --source mnist --preset full --seed 0 1 2
     """
+    from .budget import shortened
     from .data import load_data
     from .devices import barrier, init_distributed, pick_device, rank
     from .runs import results_table, run_experiment
@@ -61,8 +67,10 @@ def train(
         if preset == "auto":
             preset = "full" if pick_device(device).type == "cuda" else "quick"
         where = {"folder": folder or f"{data.source}-{preset}", "models": models, "results": results}
-        for name in experiments:
-            experiment = replace(shorten(EXPERIMENTS[name], preset), **changes)
+        chosen = [EXPERIMENTS[name] for name in experiments]
+        plan = results / where["folder"] / "plan.json"
+        for experiment in shortened(chosen, preset, data, minutes=minutes, device=device, path=plan):
+            experiment, name = replace(experiment, **changes), experiment.name
             for each in seed:
                 record = run_experiment(experiment, data, seed=each, device=device, again=again, **where)  # type: ignore[arg-type]
                 for setting, (usual, ours) in record["changed"].items():
@@ -79,7 +87,7 @@ def evaluate(
     root: Root = Path("data"),
     models: Annotated[Path, arg(help="folder of the weights")] = Path("models"),
 ) -> None:
-    """Measure saved weights on every split: all that are there for the source, or those named.
+    """Measure saved weights on every split: those named, or the published ones, or else those trained here.
 
     Example: python -m digitsum evaluate models/mnist/reader-seed1.safetensors --source mnist
     """
@@ -87,11 +95,11 @@ def evaluate(
     from .data import load_data
     from .devices import pick_device
     from .evaluation import evaluate
-    from .runs import metrics_table
+    from .runs import find_weights, metrics_table
 
     data = load_data(source, root)
     print(data.reason)
-    for path in checkpoints or sorted((models / data.source).glob("*.safetensors")):
+    for path in checkpoints or find_weights(data.source, models=models)[1].values():
         model = load_checkpoint(path, pick_device(device))
         print(f"\n{path}")
         if model.metadata.get("data") != data.fingerprint:

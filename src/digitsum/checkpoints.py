@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -10,31 +11,40 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from .errors import CheckpointError
+from .compose import HEIGHT, WIDTH
+from .errors import CheckpointError, DigitsumError
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 
-FORMAT = "digitsum-1"
+FORMAT = "digitsum-2"  # the key of the file's only metadata, a JSON text
+LARGEST, LARGEST_HEADER = 500_000_000, 1_000_000  # bytes
+METADATA = {"seed": int} | dict.fromkeys(("experiment", "data", "model", "objective"), str)
+METADATA |= dict.fromkeys(("settings", "validation", "model_args", "objective_args"), dict)
 
 
-def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> None:
-    """Write a model's weights with what rebuilds it: the metadata need `model`, `model_args` and `objective`.
+def save_checkpoint(model: StripModel, path: str | Path, /, half: bool = False, **metadata: Any) -> None:
+    """Write a model's weights with metadata that rebuild and describe it: at least those of METADATA.
 
-    Every metadata value is stored as JSON. A digest of everything is added, and checked when the file is loaded.
+    `half` stores weights, but not the statistics of batch normalisation, in float16. A digest of everything is added,
+    and checked when the file is loaded. The same weights and metadata give the same bytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {"format": FORMAT, **metadata}
-    header["digest"] = _digest(tensors, header)
+    for name, tensor in tensors.items():
+        if half and tensor.is_floating_point() and ".running_" not in name:
+            tensors[name] = tensor.half()
+    text = json.dumps(metadata | {"digest": _digest(tensors, metadata)}, sort_keys=True)
     with replacing(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, {key: json.dumps(value) for key, value in header.items()}))
+        temporary.write_bytes(save(tensors, {FORMAT: text}))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -43,11 +53,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def best_checkpoint(folder: str | Path, experiment: str) -> Path | None:
-    """Return the file of the seed that is best on validation, of equals the lowest; None if there is none."""
+    """Return the file of the seed that is best on validation, of equals the lowest, or None. Raises if any is damaged."""
     scores = {}
-    for path in Path(folder).glob(f"{experiment}-seed*.safetensors"):
-        about = read_metadata(path)
-        if about.get("experiment") == experiment:
+    for path in Path(folder).glob("*.safetensors"):
+        if path.name.startswith(f"{experiment}-seed") and (about := read_metadata(path))["experiment"] == experiment:
             scores[path] = (about["validation"]["accuracy"]["value"], -about["seed"])
     return max(scores, key=lambda path: scores[path], default=None)
 
@@ -56,103 +65,112 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
     """Rebuild a trained model from its file alone, ready for `predict`, with `.objective` and `.metadata`.
 
     The name of a run's file ends in its seed. Without the seed, the run that is best on validation is loaded.
-    Raises `CheckpointError` for a file that is missing, truncated, altered or not of this project.
+    Raises `CheckpointError` for a file that is missing, damaged, hostile or not of this project.
     """
     path = Path(path)
     if not path.exists():
         path = best_checkpoint(path.parent, path.stem) or path
     metadata, tensors = _read(path)
-    try:
-        objective = replace(OBJECTIVES[metadata["objective"]], **metadata.get("objective_args", {}))
-        model = MODELS[metadata["model"]](outputs=objective.outputs, **metadata["model_args"])
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, AssertionError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} does not fit this version of the code (model {metadata.get('model')!r}, objective "
-            f"{metadata.get('objective')!r}): {in_brief(error)}. Use the commit it was saved at "
-            f"({metadata.get('commit')}), or train it again."
-        ) from error
-    model.objective, model.metadata = objective, metadata
-    return model.to(device).to(memory_format=torch.channels_last).eval()
-
-
-def in_brief(error: Exception) -> str:
-    """Return an error's message on one line of bounded length: torch lists every weight that does not fit."""
-    return " ".join(str(error).split())[:300]
+    with refusing(path, f"Use the commit it was saved at ({metadata.get('commit')}), or train it again."):
+        model = _rebuild(metadata, tensors)
+    model.metadata = metadata
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        name = path.stem.partition("-seed")[0]
-        raise CheckpointError(
-            f"{path} is no file of weights. Check the path, or train it: python -m digitsum train {name} --preset full"
-        )
-    try:
+    train = f"python -m digitsum train {path.stem.partition('-seed')[0]} --preset full"
+    with refusing(path, f"Check the path, copy it again, or train it: {train}"):
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > LARGEST_HEADER or path.stat().st_size > LARGEST:
+                raise ValueError("too large, or no safetensors")
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        metadata = {key: json.loads(value) for key, value in header.items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors checkpoint ({error}). Copy it again, or delete it and train it again."
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of this version of digitsum: its format is {metadata.get('format')!r}, not "
-            f"{FORMAT!r}. Train it again, or use the version that wrote it."
-        )
-    digest = metadata.pop("digest", None)
-    if digest != _digest(tensors, metadata):
-        raise CheckpointError(f"{path} is damaged: its content does not match its digest. Copy it again.")
-    return metadata | {"digest": digest}, tensors
+        if wrong := [key for key, kind in METADATA.items() if not isinstance(metadata.get(key), kind)]:
+            raise ValueError(f"its {FORMAT} metadata lack {', '.join(wrong)}, or hold them as other types")
+        if not 0 <= metadata["validation"]["accuracy"]["value"] <= 1:
+            raise ValueError("its accuracy on validation is no proportion")
+        if metadata["digest"] != _digest(tensors, {key: metadata[key] for key in metadata if key != "digest"}):
+            raise ValueError("damaged: its content does not match its digest")
+    return metadata, tensors
+
+
+@torch.no_grad()
+def _rebuild(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StripModel:
+    """Build the model and let it read a blank strip. The file must fit a sketch without memory first."""
+    args, objective_args = metadata["model_args"], metadata["objective_args"]
+    if "weights" in args or "outputs" in objective_args or not tensors:
+        raise ValueError("it asks for published weights or outputs of its own, or holds no weights")
+    objective = replace(OBJECTIVES[metadata["objective"]], **objective_args)
+    build = partial(MODELS[metadata["model"]], outputs=objective.outputs, **args)
+    left = [None] * (100 + 8 * len(tensors))  # an entry for each module that may be built
+    with torch.device("meta"), register_module_module_registration_hook(lambda *_: left.pop()):
+        build().load_state_dict(tensors, assign=True)
+    model = build().eval()
+    model.load_state_dict(tensors)
+    model.objective = objective
+    outputs = model(torch.zeros(1, 1, HEIGHT, WIDTH))
+    finite = all(each.isfinite().all() for each in (outputs, *model.state_dict().values()))
+    if not finite or objective.answer(outputs).values.shape != (1,):
+        raise ValueError("its weights or its answer to a blank strip are not finite numbers")
+    return model
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the metadata and of the tensors' names, types, shapes and bytes, in the order of names."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def save_state(path: Path, **state: Any) -> None:
-    """Write the state of an unfinished run: tensors and plain types only."""
-    with replacing(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(f"{path} cannot be written ({in_brief(error)})") from error
+    """Write the state of an unfinished run: a SHA-256, then tensors and plain types only."""
+    torch.save(state, buffer := io.BytesIO())
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
+        file.write(buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read the state of an unfinished run. Raises `CheckpointError` for anything else."""
+    with refusing(path, "Delete it to start that run anew."), path.open("rb") as file:
+        if file.read(32) != hashlib.file_digest(file, "sha256").digest():
+            raise ValueError("damaged: its content does not match its digest")
+        if any(entry.compress_type for entry in zipfile.ZipFile(file).infolist()):  # a small one could expand to huge
+            raise ValueError("it holds compressed entries, which torch never writes")
+        file.seek(32)
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+@contextmanager
+def refusing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever the block raises into one `CheckpointError`: on junk, torch, json and others raise all kinds."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch stores entries as they are; a small one could expand to huge
-            if any(entry.compress_type != zipfile.ZIP_STORED or entry.external_attr for entry in archive.infolist()):
-                raise ValueError("it holds compressed entries or folders, which torch never writes")
-            if (damaged := archive.testzip()) is not None:  # torch itself does not look at the checksums
-                raise ValueError(f"damaged in {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError("it holds no dict")
-    except Exception as error:  # what zipfile and torch raise on junk is undocumented
-        raise CheckpointError(
-            f"{path} is not a whole training state ({in_brief(error)}). Delete it to start that run anew."
-        ) from error
-    return state
+        if not path.is_file():
+            raise ValueError("no such file")
+        yield
+    except DigitsumError:  # such as a package that a model needs
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]  # torch lists every weight that does not fit
+        raise CheckpointError(f"{path} cannot be used ({text}). {remedy}") from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a new, empty file beside `path`; rename it to `path` if the block ends well, else remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror or error}); what was there before is kept."
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -160,6 +178,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(value: Any, path: Path) -> None:
     """Write a value as JSON: the whole file or nothing of it."""
-    text = json.dumps(value, indent=1) + "\n"
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

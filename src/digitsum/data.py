@@ -83,7 +83,7 @@ def load_data(source: str = "auto", root: str | Path = "data", seed: int = 0) ->
     if source == "mnist" or (source == "auto" and mnist_is_there(root)):
         return _composed("mnist", seed, f"{why}; MNIST's digits from {root / 'MNIST' / 'raw'}", root)
     if source == "auto":
-        fault = _download_once(root)
+        fault = _download_fault(root)
         if mnist_is_there(root):
             return _composed("mnist", seed, f"{why}; MNIST's digits downloaded into {root / 'MNIST' / 'raw'}", root)
         why += f", MNIST neither there nor downloadable ({fault or 'deleted since'})"
@@ -181,24 +181,19 @@ def open_strips(path: Path) -> np.ndarray:
 def open_npy(path: Path) -> np.ndarray:
     """Map an .npy file read-only. Its size must match its header, and nothing is unpickled. Raises `DataError`."""
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise DataError(f"{path} is empty. Copy it again.")
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
-            expected = file.tell() + math.prod(shape) * dtype.itemsize
+            expected, size = file.tell() + math.prod(shape) * dtype.itemsize, path.stat().st_size
         if dtype.hasobject:
-            raise DataError(f"{path} holds pickled Python objects, which are never loaded. Save a plain number array.")
+            raise ValueError("it holds pickled Python objects, which are never loaded")
         if not math.prod(shape):
-            raise DataError(f"{path} holds an array of shape {shape}, so nothing. Copy it again or take it away.")
+            raise ValueError(f"it holds an array of shape {shape}, so nothing")
         if size != expected:
             fault = "is cut short" if size < expected else "goes on after its end"
-            raise DataError(f"{path} {fault} ({size:,} bytes, its header says {expected:,}). Copy it again.")
+            raise ValueError(f"it {fault}: {size:,} bytes, its header says {expected:,}")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except DataError:
-        raise
     except Exception as error:  # what NumPy raises on junk is undocumented: EOFError, tokenize.TokenError and others
         detail = " ".join(str(error).split())[:120]
         raise DataError(f"{path} cannot be read as an .npy array ({detail}). Copy it again or take it away.") from error
@@ -237,9 +232,9 @@ def mnist_glyphs(root: str | Path = "data", train: bool = True) -> tuple[np.ndar
     return mnist.data.numpy(), mnist.targets.numpy()
 
 
-@functools.cache
-def _download_once(root: Path) -> str:
-    """Try to download MNIST; returns what went wrong. A process waits for the internet once."""
+@functools.cache  # so that a process waits for the internet once
+def _download_fault(root: Path) -> str:
+    """Try to download MNIST; return what went wrong, if anything."""
     try:
         _download(root)
     except DataError as error:

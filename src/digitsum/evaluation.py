@@ -48,13 +48,12 @@ class Predictions:
     def of(self, rows: np.ndarray) -> Predictions:
         """Return those of the strips `rows` (M,), in that order."""
         readings = [self.readings[row] for row in rows] if self.readings else []
-        return Predictions(
-            self.values[rows], self.sums[rows], readings, self.log_p[rows] if len(self.log_p) else self.log_p
-        )
+        log_p = self.log_p[rows] if len(self.log_p) else self.log_p
+        return Predictions(self.values[rows], self.sums[rows], readings, log_p)
 
     @staticmethod
     def concatenate(parts: Sequence[Predictions]) -> Predictions:
-        """Join parts; where they know different numbers of sums, the others have probability zero."""
+        """Join parts. Sums that a part does not know have probability zero in it."""
         known = max(part.log_p.shape[1] for part in parts)
         log_p = [np.pad(p.log_p, ((0, 0), (0, known - p.log_p.shape[1])), constant_values=-np.inf) for p in parts]
         values, sums = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "sums"))
@@ -129,11 +128,12 @@ def _batches(model: StripModel, objective: Any, images: np.ndarray) -> Iterator[
 
 
 def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answer:
+    """Answer a batch; read its uncertain strips again, as the mean over views, where the model reads columns."""
     outputs = model(batch).float()
     first = objective.answer(outputs)
     if not (tta and model.stride and isinstance(objective, SumLikelihood)):
         return first
-    rows = _is_uncertain(outputs)
+    rows = outputs.softmax(2).amax(2).amin(1) < UNCERTAIN
     if not rows.any():
         return first
     views = _views(model, batch[rows], outputs[rows])
@@ -143,11 +143,6 @@ def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answ
     assert first.log_p is not None
     values = first.values.masked_scatter(rows, log_p.argmax(dim=1).to(first.values.dtype))
     return Answer(values, readings, first.log_p.index_put((rows,), log_p))
-
-
-def _is_uncertain(outputs: Tensor) -> Tensor:
-    """Tell which strips (N,) have a column whose likeliest symbol is less probable than UNCERTAIN."""
-    return outputs.softmax(2).amax(2).amin(1) < UNCERTAIN
 
 
 def _views(model: StripModel, images: Tensor, first: Tensor) -> Tensor:
@@ -160,26 +155,10 @@ def _views(model: StripModel, images: Tensor, first: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sight(model: StripModel, images: np.ndarray) -> np.ndarray:
-    """Return a reader's probabilities (N, T, 11) of each column's symbols, the mean over views where TTA applies.
-
-    Shape: images (N, 40, W) uint8, a few of them.
-    """
+    """Return a reader's probabilities (N, T, 11) of each column's symbols, for a few images (N, 40, W) uint8."""
     model.eval()
     batch = to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device))
-    outputs = model(batch).float()
-    rows, p = _is_uncertain(outputs), outputs.softmax(2)
-    if rows.any():
-        p = p.index_put((rows,), _views(model, batch[rows], outputs[rows]).softmax(3).mean(0))
-    return p.cpu().numpy()
-
-
-@torch.no_grad()
-def uncertain(model: StripModel, images: np.ndarray) -> np.ndarray:
-    """Tell which strips (N,) TTA reads again."""
-    found = np.zeros(len(images), bool)
-    for rows, batch in _batches(model, model.objective, images):
-        found[rows] = _is_uncertain(model(batch).float()).cpu().numpy()
-    return found
+    return model(batch).float().softmax(2).cpu().numpy()
 
 
 # Metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,12 +31,12 @@ NEEDED = ("experiment", "source", "seed", "settings", "data", "history", "metric
 def run_experiment(
     experiment: Experiment, data: Data, *, seed: int = 0, device: str = "auto", folder: str | None = None,
     models: str | Path = "models", results: str | Path = "results", again: bool = False, progress: bool = True,
-    train_on: Data | None = None,
+    learn: Callable[..., Run] = train,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, save, evaluate and record one experiment; returns the record.
 
     A run owns two files, models/<folder>/<experiment>-seed<k>.safetensors and its record in results/<folder>/.
-    `folder` is the data's source by default. `train_on` is the same data in another form, for training only.
+    `folder` is the data's source by default. `learn` takes the place of `train`.
     A run on record with the same settings and data is not trained again, unless `again` says so. An interrupted run
     goes on from its state, which lies beside its weights.
     Raises `RecordError` if these files are of a run with other settings or data, `TrainingError` if another process
@@ -51,7 +51,7 @@ def run_experiment(
         barrier()
         if there and not again:
             return there
-        run = train(experiment, train_on or data, seed=seed, device=chosen, state_path=state_path, progress=progress)
+        run = learn(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
         record = make_record(run, data, chosen)
         if rank() == 0:
             kept = ("experiment", "seed", "source", "settings", "weights", "versions", "commit", "date")

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import devices
 from .augment import augment
-from .checkpoints import load_state, save_state
+from .checkpoints import load_state, refusing, save_state
 from .compose import Strips
 from .data import Data
 from .devices import all_reduce, autocast, pick_device, rank, shard
@@ -258,23 +258,19 @@ def _save(run: Run, path: Path, key: dict[str, Any], optimizer: Any, scheduler: 
 def _resume(run: Run, path: Path, key: dict[str, Any], optimizer: Any, scheduler: Any) -> dict[str, Tensor]:
     """Put the state at `path` back into the run, its optimiser and its scheduler; returns the best weights so far."""
     state = load_state(path)
-    try:
+    with refusing(path, "Delete it to start that run anew."):
         there = state["key"]
         if not same_settings(there["settings"], key["settings"]) or {**there, "settings": 0} != {**key, "settings": 0}:
             raise CheckpointError(
                 f"{path} is the state of a run with other settings or other data. Delete it, or use another folder."
             )
-        run.model.load_state_dict(state["model"])
+        for weights in (state["best"], state["model"]):
+            run.model.load_state_dict(weights)
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         run.history, run.best_epoch = state["history"], state["best_epoch"]
         run.seconds, run.sessions = state["seconds"], state["sessions"]
-        return state["best"]
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} does not fit this version of the code ({' '.join(str(error).split())[:200]}). Delete it to start "
-            "that run anew."
-        ) from error
+    return state["best"]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from research.bench import PARTS, Setup, by_turns, measure
 CPU = torch.device("cpu")
 SMALL = {
     "SECONDS": 0.001, "COMPARED": ("reader_small",), "BATCH": 2, "BATCHES": (2,),
-    "COLUMNS": (8, 16), "DIGITS": (1, 2), "TIMED_TO_ACCURACY": (("cnn_attention-classification", 2),),
+    "COLUMNS": (8, 16), "DIGITS": (1, 2), "WORKERS": 1, "TIMED_TO_ACCURACY": (("cnn_attention-classification", 2),),
 }  # fmt: skip
 
 
@@ -75,6 +75,5 @@ def test_time_to_accuracy_is_that_of_the_first_check_or_none(target, tiny, monke
     seconds = [check["seconds"] for check in row["checks"]]
     assert row["reached"] == {str(target): seconds[0] if target == 0 else None}
     assert seconds == sorted(seconds) and len(seconds) == (1 if target == 0 else 2 * bench.CHECKS)
-    assert len(bench.accuracy(Setup(tiny, CPU, minutes=0))["rows"][0]["checks"]) == 1, "the time is over"
     with pytest.raises(DataError, match="unseen"):
         bench.accuracy(Setup(replace(tiny, unseen=None), CPU))

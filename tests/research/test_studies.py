@@ -18,7 +18,7 @@ from digitsum.checkpoints import read_metadata
 from digitsum.compose import GLYPH, Strips, compose
 from digitsum.data import Data, digit_glyphs, source_glyphs
 from digitsum.errors import CheckpointError
-from digitsum.evaluation import Predictions, predictions, proportion_ci, uncertain
+from digitsum.evaluation import Predictions, predictions, proportion_ci
 from digitsum.experiments import BENT, EXPERIMENTS, Augmentation, changed
 from digitsum.likelihood import Reading, sum_log_likelihood
 from digitsum.models import MODELS
@@ -226,7 +226,7 @@ def test_tta_is_compared_on_the_same_strips(sharp, tiny):
     unseen = measured["splits"]["unseen"]
     assert measured["looks"] == 3 and list(measured["splits"]) == ["val", "unseen"]
     assert unseen["several"]["value"] == 1 > unseen["once"]["value"]
-    assert unseen["again"] == proportion_ci(int(uncertain(sharp, tiny.unseen.images).sum()), 16)
+    assert unseen["again"] == proportion_ci(int(measurements.uncertain(sharp, tiny.unseen.images).sum()), 16)
 
 
 def test_abstaining_and_overlap_against_brute_force(sharp, tiny, digits):

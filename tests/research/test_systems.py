@@ -20,7 +20,7 @@ from digitsum.checkpoints import best_checkpoint, load_checkpoint, save_checkpoi
 from digitsum.compose import GLYPH, Strips
 from digitsum.errors import DataError
 from digitsum.evaluation import predict, predictions, unpack
-from digitsum.experiments import EXPERIMENTS, same_settings
+from digitsum.experiments import EXPERIMENTS, same_settings, shorten
 from digitsum.objectives import OBJECTIVES
 from digitsum.training import build, to_input, train
 from research.systems import SUPERVISION, SYSTEMS, extras, prepare, run_system, transfer
@@ -152,7 +152,7 @@ def test_a_model_starts_from_its_published_weights(name, published, part, head, 
 
 @pytest.mark.parametrize("name", ["most_common", ORACLE, "cnn2_linear-regression"])
 def test_a_run_leaves_weights_and_a_record(name, tiny, tmp_path, places):
-    record = run_system(name, tiny, preset="smoke", device="cpu", **places)
+    record = run_system(shorten(EXPERIMENTS[name], "smoke"), tiny, device="cpu", **places)
     paths = [f"m/small/{name}-seed0.safetensors", f"r/small/{name}-seed0.json"]
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == paths
     assert json.loads((tmp_path / paths[1]).read_text()) == json.loads(json.dumps(record))
@@ -163,7 +163,8 @@ def test_a_run_leaves_weights_and_a_record(name, tiny, tmp_path, places):
     assert record["data"]["fingerprint"] == model.metadata["data"] == tiny.fingerprint
     if name == "most_common":
         assert set(answers) == {np.bincount(tiny.train.sums).argmax()}
-    assert run_system(name, tiny, preset="smoke", **places)["seconds"] == record["seconds"], "it is not made again"
+    again = run_system(shorten(EXPERIMENTS[name], "smoke"), tiny, **places)
+    assert again["seconds"] == record["seconds"], "it is not made again"
 
 
 def test_cuts_are_what_stands_at_the_digits_places(digits):
@@ -208,8 +209,8 @@ def test_ocr_reads_print_and_leaves_a_record_alone(tiny, tmp_path, places):
     wanted = [[], [2, 7, 4, 1], [], [], [9, 0, 3], [5, 5, 6, 8, 9, 8], []]
     assert [reading.digits for reading in predicted.readings] == wanted
     assert predicted.sums.tolist() == [min(sum(digits), 36) for digits in wanted]
-    record = run_system(OCR, tiny.head(4, 4), **places)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "r" / "small" / "ocr-seed0.json"]
+    record = run_system(EXPERIMENTS[OCR], tiny.head(4, 4), **places)
+    assert json.loads((tmp_path / "r" / "small" / "ocr-seed0.json").read_text())["metrics"]["test"]["n"] == 4
     assert (record["parameters"], record["history"], record["metrics"]["test"]["n"]) == (0, [], 4)
     assert {"tesseract", "pytesseract"} <= record["versions"].keys()
 
@@ -257,7 +258,7 @@ def test_a_detector_is_trained_on_boxes_and_its_import_leaves_no_trace(tiny, tmp
     need(YOLO)
     save, environment = torch.save, {key: value for key, value in os.environ.items() if not key.startswith("YOLO_")}
     few = tiny.head(16, 4)
-    record = run_system(YOLO, few, preset="smoke", device="cpu", **places)
+    record = run_system(shorten(EXPERIMENTS[YOLO], "smoke"), few, device="cpu", **places)
     assert record["strings"].keys() == few.splits.keys() and "ultralytics" in record["versions"]
     assert json.loads((tmp_path / "r" / "small" / f"{YOLO}-seed0.json").read_text()) == json.loads(json.dumps(record))
     model = load_checkpoint(tmp_path / "m" / "small" / f"{YOLO}-seed0.safetensors")
@@ -271,7 +272,7 @@ def test_what_is_missing_is_said_before_anything_is_written(name, tiny, tmp_path
     unknown = replace(tiny, **{split: Strips(strips.images, strips.sums) for split, strips in tiny.splits.items()})
     monkeypatch.setattr(extras, "find_spec", lambda package: None)
     with pytest.raises(DataError if name == ORACLE else extras.ExtraError, match="mnist or digits|pip install"):
-        run_system(name, unknown, **places)
+        run_system(EXPERIMENTS[name], unknown, **places)
     assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="mnist or digits"):
         boxed(unknown.train)
