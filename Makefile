@@ -18,8 +18,9 @@ run: $(READY)  ## train and evaluate: execute both notebooks into build/
 		$(BIN)/python -m digitsum.notebooks $$notebook build/$$notebook || exit 1; \
 	done
 	@$(BIN)/jupyter nbconvert --log-level WARN --to html $(addprefix build/,$(NOTEBOOKS))
-	@echo "Done. Open build/training.html and build/inference.html in a browser."
-	@echo "The weights are in models/, the records of the runs in results/."
+	@echo "Done. The weights are in models/, the records of the runs in results/. Open in a browser:"
+	@echo "file://$(CURDIR)/build/training.html"
+	@echo "file://$(CURDIR)/build/inference.html"
 
 test: $(READY)  ## run the tests, without the slow ones, with coverage
 	$(BIN)/pytest --cov

@@ -1,21 +1,25 @@
-"""Checkpoints and resume states: what comes back is what was saved, or a CheckpointError that names the file."""
+"""Checkpoints, resume states and records: what comes back is what was saved, or an error that names the file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 
+import digitsum.models.pretrained
 from digitsum.checkpoints import (
+    FORMAT,
     best_checkpoint,
     load_checkpoint,
     load_state,
@@ -24,23 +28,26 @@ from digitsum.checkpoints import (
     save_state,
     write_json,
 )
-from digitsum.errors import CheckpointError
+from digitsum.errors import CheckpointError, DigitsumError, RecordError
 from digitsum.models import MODELS, StripModel
 from digitsum.objectives import OBJECTIVES
+from digitsum.runs import LARGEST_RECORD, locked, read_record
 
-ABOUT = {
-    "model": "small", "model_args": {"heads": 2}, "objective": "regression", "seed": 3, "commit": None,
-    "experiment": "small-regression", "validation": {"accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}},
+NAN, INF = float("nan"), float("inf")
+ENTRY = {"value": 0.5, "low": 0.25, "high": 0.75}
+ABOUT: dict[str, Any] = {
+    "experiment": "small-regression", "seed": 3, "data": "0123456789abcdef", "settings": {}, "commit": "0123abcd",
+    "validation": {"accuracy": ENTRY}, "model": "small", "model_args": {"heads": 2}, "objective": "regression",
+    "objective_args": {},
 }  # fmt: skip
-STATE = {
-    "model": {"weight": torch.arange(12.0).view(3, 4), "count": torch.tensor(7)},
-    "history": [{"epoch": 1, "train_loss": 0.125}],
-    "best_epoch": 1,
-}
-every_byte = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.generate],
-)  # fmt: skip
+STATE = {"weights": torch.arange(12.0).view(3, 4), "best_epoch": 1}
+RECORD: dict[str, Any] = {
+    "experiment": "small-regression", "source": "digits", "seed": 3, "weights": "none", "settings": {"model": "small"},
+    "changed": {"lr": [0.1, 0.2]}, "parameters": 5, "best_epoch": 1, "data": {"fingerprint": "0123456789abcdef"},
+    "history": [{"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "val_loss": 3.0, "val_accuracy": 0.25}],
+    "metrics": dict.fromkeys(("val", "test", "entire"), {"n": 4, "accuracy": ENTRY, "mse": ENTRY, "mae": ENTRY}),
+    "seconds": {"train": 1.5, "total": 2.0},
+}  # fmt: skip
 
 
 class Small(StripModel):
@@ -52,9 +59,20 @@ class Small(StripModel):
         self.heads = heads
         assert heads < 8
         self.register_buffer("count", torch.tensor(5))
+        self.register_buffer("constant", torch.tensor([0.25]), persistent=False)
 
     def forward(self, images):
-        return self.head(images[:, 0, :4, 0]) * self.heads
+        return self.head(images[:, 0, :4, 0]) * self.heads + self.constant
+
+
+class Evil:
+    """Once unpickled, it writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.write_text, (self.marker, "executed")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,55 +89,56 @@ def model() -> Small:
 
 
 @pytest.fixture
-def path(model, tmp_path) -> Path:
-    """A sound checkpoint."""
-    path = tmp_path / "small-regression-seed3.safetensors"
-    save_checkpoint(model, path, **ABOUT)
-    return path
+def sound(model, tmp_path) -> dict[Callable[[Path], Any], Path]:
+    """A sound file of each kind, by what reads it."""
+    files = {load_checkpoint: "small-regression-seed3.safetensors", load_state: "resume.pt", read_record: "record.json"}
+    save_checkpoint(model, tmp_path / files[load_checkpoint], **ABOUT)
+    save_state(tmp_path / files[load_state], **STATE)
+    write_json(RECORD, tmp_path / files[read_record])
+    return {read: tmp_path / name for read, name in files.items()}
 
 
 @pytest.fixture
-def state_path(tmp_path) -> Path:
-    """A sound state of an unfinished run."""
-    path = tmp_path / "resume.pt"
-    save_state(path, **STATE)
-    return path
+def path(sound) -> Path:
+    return sound[load_checkpoint]
 
 
-class Evil:
-    """Once unpickled, it writes a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.write_text, (self.marker, "executed")
+# What is sound
 
 
-# Checkpoints
-
-
-def test_round_trip(path, model):
+def test_round_trip(sound, path, model):
     loaded = load_checkpoint(path)
     assert isinstance(loaded, Small) and loaded.heads == 2 and not loaded.training
     assert loaded.objective == OBJECTIVES["regression"]
-    assert loaded.metadata == read_metadata(path) and loaded.metadata.items() >= ABOUT.items()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert loaded.metadata.items() >= ABOUT.items() and loaded.metadata == read_metadata(path)
     images = torch.rand(3, 1, 40, 168)
-    assert torch.equal(loaded(images), model(images))
-    with safe_open(path, framework="pt") as file:  # others can open it with safetensors alone
-        assert json.loads(file.metadata()["objective"]) == "regression"
-        assert torch.equal(file.get_tensor("head.weight"), model.head.weight)
+    assert torch.equal(loaded(images), model(images)), "with its constants, which are in no file"
+    assert torch.equal(safetensors.torch.load_file(path)["head.weight"], model.head.weight), "others can open it too"
+    state = load_state(sound[load_state])
+    assert torch.equal(state.pop("weights"), STATE["weights"])
+    assert state == {"best_epoch": 1} and read_record(sound[read_record]) == RECORD
+    before = path.read_bytes()
+    save_checkpoint(model, path, **dict(reversed(ABOUT.items())))
+    assert path.read_bytes() == before, "the same weights and metadata give the same bytes"
 
 
-def test_arguments_of_the_objective_come_back(model, path):
-    save_checkpoint(model, path, **ABOUT | {"objective_args": {"outputs": 1}})
-    assert load_checkpoint(path).objective.outputs == 1
+def test_half_the_bytes_load_as_float32(tmp_path):
+    model, path = MODELS["reader"](11, widths=(8, 16, 32)), tmp_path / "reader-seed0.safetensors"
+    args = {"model_args": {"widths": [8, 16, 32]}, "objective_args": {"count": 3}}
+    sizes = []
+    for half in (False, True):
+        save_checkpoint(model, path, half=half, **ABOUT | args | {"model": "reader", "objective": "sum_likelihood"})
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = load_checkpoint(path)
+    assert loaded.objective.count == 3
+    for name, weights in model.state_dict().items():
+        expected = weights if ".running_" in name else weights.half().to(weights.dtype)
+        assert loaded.state_dict()[name].dtype == weights.dtype and torch.equal(loaded.state_dict()[name], expected)
 
 
 def test_without_a_seed_the_best_on_validation_is_loaded(model, tmp_path):
-    """Of equals the lowest seed; other experiments whose name begins alike do not count."""
+    """Of equals the lowest seed; other experiments whose name begins alike do not count, and no damaged file."""
     assert best_checkpoint(tmp_path, "small-regression") is None
     accuracies = {10: 0.6, 2: 0.8, 9: 0.8, 1: 0.7}
     for experiment, higher in (("small-regression", 0.0), ("small-regression-seedless", 0.1)):
@@ -129,18 +148,18 @@ def test_without_a_seed_the_best_on_validation_is_loaded(model, tmp_path):
     assert best_checkpoint(tmp_path, "small-regression") == tmp_path / "small-regression-seed2.safetensors"
     assert load_checkpoint(tmp_path / "small-regression.safetensors").metadata["seed"] == 2
     assert load_checkpoint(tmp_path / "small-regression-seed10.safetensors").metadata["seed"] == 10
+    flip(tmp_path / "small-regression-seed2.safetensors", b"head.bias", b"heap.bias")
+    with pytest.raises(CheckpointError, match=r"seed2.safetensors .* digest"):
+        best_checkpoint(tmp_path, "small-regression")
+
+
+# What is damaged
 
 
 def flip(path: Path, where: bytes, replacement: bytes) -> None:
     content = path.read_bytes()
     assert content.count(where) == 1 and len(where) == len(replacement)
     path.write_bytes(content.replace(where, replacement))
-
-
-def flip_last_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def directory(path: Path) -> None:
@@ -152,106 +171,152 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "a directory": directory,
     "empty": lambda path: path.write_bytes(b""),
-    "cut within the header's length": lambda path: path.write_bytes(path.read_bytes()[:4]),
+    "cut within the first bytes": lambda path: path.write_bytes(path.read_bytes()[:4]),
     "cut within the header": lambda path: path.write_bytes(path.read_bytes()[:100]),
-    "cut by a byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "longer by a byte": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-    "a weight's bit": flip_last_bit,
-    "the header's length": lambda path: path.write_bytes(b"\xff" + path.read_bytes()[1:]),
-    "a tensor's name": lambda path: flip(path, b"head.weight", b"heap.weight"),
-    "a tensor's shape": lambda path: flip(path, b"[1,4]", b"[4,1]"),
-    "the seed": lambda path: flip(path, b'"seed":"3"', b'"seed":"4"'),
-    "an argument": lambda path: flip(path, b'{\\"heads\\": 2}', b'{\\"heads\\": 3}'),
+    "cut by two bytes": lambda path: path.write_bytes(path.read_bytes()[:-2]),  # a record's last is a line feed
+    "longer by a byte": lambda path: path.write_bytes(path.read_bytes() + b"x"),
     "text": lambda path: path.write_text("not weights"),
     "zeros": lambda path: path.write_bytes(bytes(1000)),
+    "nested deeply": lambda path: path.write_text("[" * 200_000),
     "safetensors of somebody else": lambda path: safetensors.torch.save_file({"w": torch.ones(2)}, path),
+    "metadata nested deeply": lambda path: safetensors.torch.save_file({}, path, {FORMAT: "[" * 200_000}),
     "a pickle of torch": lambda path: torch.save({"w": torch.ones(2)}, path),
     "a pickle": lambda path: path.write_bytes(pickle.dumps({"w": 1})),
 }
+WEIGHTS_DAMAGES = {
+    "a header of a gigabyte": lambda path: path.write_bytes((10**9).to_bytes(8, "little") + path.read_bytes()[8:]),
+    "a tensor's shape": lambda path: flip(path, b"[1,4]", b"[4,1]"),
+    "an argument": lambda path: flip(path, b'{\\"heads\\": 2}', b'{\\"heads\\": 3}'),
+}
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_file_that_cannot_be_used_is_named(damage, path):
-    DAMAGES[damage](path)
-    for read in (load_checkpoint, read_metadata):
-        with pytest.raises(CheckpointError) as caught:
-            read(path)
-        assert str(path) in str(caught.value)
-    if damage == "missing":
+@pytest.mark.parametrize("damage", DAMAGES | WEIGHTS_DAMAGES)
+@pytest.mark.parametrize("read", [load_checkpoint, read_metadata, load_state, read_record])
+def test_a_damaged_file_is_named_with_the_remedy(damage, read, sound):
+    if damage in WEIGHTS_DAMAGES and read in (load_state, read_record):
+        return
+    path = sound[load_checkpoint if read is read_metadata else read]
+    (DAMAGES | WEIGHTS_DAMAGES)[damage](path)
+    with pytest.raises(DigitsumError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    if read in (load_checkpoint, read_metadata):
         assert "python -m digitsum train small-regression --preset full" in str(caught.value)
+    else:
+        assert "delete it" in str(caught.value).lower()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ({"model": "baseline_cnn", "model_args": {}}, "baseline_cnn"),
-        ({"model": "of_tomorrow"}, "of_tomorrow"),
-        ({"objective": "classification"}, "classification"),
-        ({"objective": "of_tomorrow"}, "of_tomorrow"),
-        ({"model_args": {"tails": 2}}, "tails"),
-        ({"model_args": {"heads": 9}}, "small"),
-        ({"model_args": 5}, "small"),
-        ({"model": None}, "None"),
-        ({"format": "digitsum-0"}, "digitsum-0"),
-        ({"format": None}, "None"),
-    ],
-    ids=str,
-)
-def test_weights_of_another_model_or_format_are_refused(wrong, named, model, path):
-    save_checkpoint(model, path, **ABOUT | {"commit": "0123abcd"} | wrong)
+def test_a_compressed_state_is_refused(tmp_path):
+    """A small one could expand to a huge one."""
+    path = tmp_path / "resume.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+    seal(path)
+    with pytest.raises(CheckpointError, match="compressed"):
+        load_state(path)
+
+
+def seal(path: Path) -> None:
+    """Give a state the digest that it needs."""
+    path.write_bytes(hashlib.sha256(path.read_bytes()).digest() + path.read_bytes())
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, load_state])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(position=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
+def test_a_damaged_byte_is_noticed_wherever_it_is(read, position, bits, sound):
+    content, damaged = bytearray(sound[read].read_bytes()), sound[read].with_name("damaged")
+    content[int(position * len(content))] ^= bits
+    damaged.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read(damaged)
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, load_state])
+def test_nothing_is_ever_unpickled(load, tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "evil.pt"
+    torch.save({"model": Evil(marker)}, path)
+    for prepare in (lambda path: None, seal):
+        prepare(path)
+        with pytest.raises(CheckpointError, match="evil.pt"):
+            load(path)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Evil(marker)))  # it would have, had anyone unpickled it
+    assert marker.exists()
+
+
+# What is whole and hostile
+
+UNFIT: list[dict[str, Any]] = [
+    {"model": "baseline_cnn", "model_args": {"hidden": 80_000}},  # 8 GB
+    {"model": "reader", "model_args": {"depths": [1_000_000, 1, 1, 1]}, "objective": "sum_likelihood"},
+    {"model": "baseline_cnn", "model_args": {"channels": [4] * 10_000}},
+    {"model": "resnet50", "model_args": {"weights": "IMAGENET1K_V1"}},
+    {"model": "reader", "model_args": {}, "objective_args": {"outputs": 1_000_000_000}},
+    *({key: None} for key in ABOUT if key != "commit"),
+    *({"model_args": args} for args in (5, {"tails": 2}, {"outputs": 1}, {"heads": 9}, {"heads": "2"}, {"heads": INF})),
+    *({"validation": accuracy} for accuracy in ({}, [1], {"accuracy": {"value": 7.0}}, {"accuracy": {"value": NAN}})),
+    *({"model": model} for model in ("of_tomorrow", ["small"])), {"objective_args": {"of_tomorrow": 1}}, {"seed": "3"},
+    *({"objective": objective} for objective in ("of_tomorrow", "classification", "sum_likelihood")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", UNFIT, ids=lambda wrong: str(wrong)[:60])
+def test_a_small_hostile_checkpoint_is_refused_at_once(wrong, model, path, monkeypatch):
+    monkeypatch.setattr(digitsum.models.pretrained, "published_state", lambda *_: pytest.fail("it downloads"))
+    save_checkpoint(model, path, **ABOUT | wrong)
+    started = time.perf_counter()
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
+    assert time.perf_counter() - started < 5
     message = str(caught.value)
-    assert message.startswith(str(path)) and named in message
-    assert "format" in wrong or "0123abcd" in message, "the commit it was saved at"
-    assert "\n" not in message and len(message) < 1000, "torch names every weight, on a line of its own"
+    assert message.startswith(str(path)) and "\n" not in message and len(message) < 1000
 
 
-@every_byte
-@given(position=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
-def test_a_damaged_byte_is_noticed_wherever_it_is(position, bits, path, model, tmp_path):
-    content = bytearray(path.read_bytes())
-    content[int(position * len(content))] ^= bits
-    damaged = tmp_path / "damaged-seed3.safetensors"
-    damaged.write_bytes(content)
-    try:
-        loaded = load_checkpoint(damaged)
-    except CheckpointError as error:
-        assert str(damaged) in str(error)
-    else:  # nothing that counts was changed
-        assert loaded.metadata == load_checkpoint(path).metadata
-        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_weights_or_answers_that_are_no_numbers_are_refused(value, model, path):
+    model.head.weight.data[0, 2] = value
+    save_checkpoint(model, path, **ABOUT)
+    columns = path.with_name("columns.safetensors")  # one number for each column
+    about = {"model": "reader", "model_args": {"widths": [2, 2, 2]}}
+    save_checkpoint(MODELS["reader"](1, widths=(2, 2, 2)), columns, **ABOUT | about)
+    for file in (path, columns):
+        with pytest.raises(CheckpointError, match="finite numbers"):
+            load_checkpoint(file)
+
+
+@pytest.mark.parametrize("key", ["changed", "history", "metrics", "data", "settings", "seconds", "parameters"])
+def test_a_record_of_other_types_or_too_large_is_refused(key, sound):
+    path, hostile = sound[read_record], [None, "x", [[1, 2, 3]], {"a": {}} if key not in ("data", "settings") else 1]
+    for text in (*(json.dumps(RECORD | {key: wrong}) for wrong in hostile), " " * LARGEST_RECORD + json.dumps(RECORD)):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(RecordError, match="record.json is not a record"):
+            read_record(path)
 
 
 # Writing
 
 
-def failing(*arguments, **options):
-    """Stand in for a function that writes a file, on a disk that is full half-way."""
-    for argument in arguments:
-        if isinstance(argument, Path):
-            with argument.open("w") as file:
-                file.write("half of it")
-    raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize("what", ["checkpoint", "state", "json"])
-def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(what, path, state_path, model, monkeypatch):
-    before = {file: file.read_bytes() for file in (path, state_path)}
-    for owner, name in ((Path, "write_bytes"), (Path, "write_text"), (torch, "save")):
-        monkeypatch.setattr(owner, name, failing)
-    with pytest.raises(OSError, match="No space left"):
-        if what == "checkpoint":
-            save_checkpoint(model, path, **ABOUT | {"seed": 4})
-        elif what == "state":
-            save_state(state_path, **STATE)
-        else:
-            write_json({"a": 1}, path)
-    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+@pytest.mark.parametrize("kind", [load_checkpoint, load_state, read_record])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(kind, sound, model):
+    resource = pytest.importorskip("resource")
+    before = {file: file.read_bytes() for file in sound.values()}
+    writers: dict[Any, Callable[[Path], None]] = {
+        load_checkpoint: lambda path: save_checkpoint(model, path, **ABOUT | {"seed": 4}),
+        load_state: lambda path: save_state(path, **STATE | {"best_epoch": 2}),
+        read_record: lambda path: write_json(RECORD | {"seed": 4}, path),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="cannot be written .* is kept"):
+            writers[kind](sound[kind])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {file: file.read_bytes() for file in sound[kind].parent.iterdir()} == before
 
 
 def test_a_file_is_never_seen_half_written_and_can_be_read_by_others(path, model, monkeypatch, tmp_path):
-    """Until the last moment the old file is what others read."""
     whole = Path.write_bytes
 
     def look(*arguments, **options):
@@ -260,90 +325,19 @@ def test_a_file_is_never_seen_half_written_and_can_be_read_by_others(path, model
 
     monkeypatch.setattr(Path, "write_bytes", look)
     save_checkpoint(model, path, **ABOUT | {"seed": 4})
-    assert read_metadata(path)["seed"] == 4 and list(path.parent.iterdir()) == [path]
+    assert read_metadata(path)["seed"] == 4 and not list(path.parent.glob(".*"))
     other = tmp_path / "other"
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode
 
 
-# States of unfinished runs
-
-
-def same_state(one: dict, other: dict) -> bool:
-    return (
-        one.keys() == other.keys()
-        and one["model"].keys() == other["model"].keys()
-        and all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
-        and all(one[name] == other[name] for name in one if name != "model")
-    )
-
-
-def test_state_round_trip(state_path):
-    assert same_state(load_state(state_path), STATE)
-
-
-def deflate(path: Path) -> None:
-    """Write the same archive compressed: a small file that can expand to a huge one."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-
-
-def call_entries_folders(path: Path) -> None:
-    """Set the archive's attribute of a folder on every entry; torch would then read none of their bytes."""
-    content = bytearray(path.read_bytes())
-    at = content.find(b"PK\1\2")
-    while at >= 0:
-        content[at + 38] |= 0x10
-        at = content.find(b"PK\1\2", at + 1)
-    path.write_bytes(content)
-
-
-STATE_DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a directory": directory,
-    "empty": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "text": lambda path: path.write_text("not a state"),
-    "compressed": deflate,
-    "folders": call_entries_folders,
-    "a tensor": lambda path: torch.save(torch.ones(2), path),
-    "a list": lambda path: torch.save([STATE], path),
-}
-
-
-@pytest.mark.parametrize("damage", STATE_DAMAGES)
-def test_a_state_that_cannot_be_used_is_named_with_the_remedy(damage, state_path):
-    STATE_DAMAGES[damage](state_path)
-    with pytest.raises(CheckpointError, match="Delete it") as caught:
-        load_state(state_path)
-    assert str(state_path) in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore")  # torch's about odd pickles
-@every_byte
-@given(position=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
-def test_a_damaged_byte_of_a_state_is_noticed_wherever_it_is(position, bits, state_path):
-    content = bytearray(state_path.read_bytes())
-    content[int(position * len(content))] ^= bits
-    damaged = state_path.with_name("damaged.pt")
-    damaged.write_bytes(content)
-    try:
-        loaded = load_state(damaged)
-    except CheckpointError as error:
-        assert str(damaged) in str(error)
-    else:
-        assert same_state(loaded, STATE)
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
-@pytest.mark.parametrize("load", [load_checkpoint, load_state])
-def test_nothing_is_ever_unpickled(write, load, tmp_path):
-    marker, path = tmp_path / "marker", tmp_path / "evil.pt"
-    write({"key": "this run", "model": Evil(marker)}, path)
-    with pytest.raises(CheckpointError, match="evil.pt"):
-        load(path)
-    assert not marker.exists()
-    pickle.loads(pickle.dumps(Evil(marker)))  # it would have, had anyone unpickled it
-    assert marker.exists()
+def test_the_next_run_of_the_same_name_sweeps_what_a_killed_one_left(tmp_path):
+    weights, record = tmp_path / "m" / "a[1]-seed1.safetensors", tmp_path / "r" / "a[1]-seed1.json"
+    kept = [tmp_path / "m" / name for name in (".a[1]-seed10.resume.pt.0a.tmp", ".a1-seed1.safetensors.0a.tmp")]
+    stale = [weights.with_name(".a[1]-seed1.resume.pt.0a.tmp"), record.with_name(".a[1]-seed1.json.0a.tmp")]
+    for file in kept + stale:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    with locked(weights, record):
+        assert not any(file.exists() for file in stale)
+    assert all(file.exists() for file in kept)

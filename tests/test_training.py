@@ -16,18 +16,21 @@ from torch import nn
 
 from digitsum import devices, provenance, training
 from digitsum.checkpoints import load_state, save_state
-from digitsum.compose import Strips
+from digitsum.compose import Strips, compose
+from digitsum.data import source_glyphs
 from digitsum.errors import CheckpointError, DeviceError, TrainingError
 from digitsum.evaluation import predict
 from digitsum.experiments import EXPERIMENTS, Augmentation
 from digitsum.models import StripModel
 from digitsum.objectives import OBJECTIVES, Regression
 from digitsum.optim import OPTIMIZERS
-from digitsum.training import Run, batches, resident, train, validate
+from digitsum.training import Run, batches, resident, validate
 
 CPU = torch.device("cpu")
 STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`
-SHORT = replace(EXPERIMENTS["baseline_cnn-regression"], epochs=3, batch_size=16)
+SHORT = replace(
+    EXPERIMENTS["baseline_cnn-regression"], model_args={"channels": (4, 8), "hidden": 16}, epochs=3, batch_size=16
+)
 # Everything that a run's state must carry: running statistics, a schedule, momenta, random draws within an epoch.
 STATEFUL = replace(
     EXPERIMENTS["cnn_attention-regression"], epochs=3, batch_size=16, augment=Augmentation(shift=2, shear=0.2)
@@ -58,7 +61,7 @@ def stateful_run(tiny) -> Run:
 # Learning
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "reader"])
 def test_memorises_a_handful(name, tiny):
     """To a loss that one answer to all strips cannot have: below the sums' variance, or the labels' entropy."""
     experiment, data = replace(EXPERIMENTS[name], epochs=16, batch_size=16, augment=None), tiny.head(16, 8)
@@ -83,18 +86,23 @@ def test_a_reader_learns_from_the_likelihood_alone(tiny):
     assert losses[-1] < entropy(np.bincount(data.train.sums)) < losses[0] / 2
 
 
-def test_learns_to_read_strips_that_it_has_not_seen(digits):
-    """Strips of one digit: more right sums than the best constant answer, by a binomial test."""
-    left, cut = digits.train.corners[:, 0, 1], digits.train.corners[:, 1, 1]
-    alone = np.flatnonzero(cut >= left + 24)[:1_000]  # the first digit is whole; what follows is wiped out
-    images = digits.train.images[alone] * (np.arange(168) < cut[alone, None, None])
-    strips = Strips(images, digits.train.digits[alone, 0])
-    experiment = replace(EXPERIMENTS["baseline_cnn-classification"], epochs=3, batch_size=32)
-    result = run(experiment, replace(digits, train=strips[:700], val=strips[700:800]))
-    seen = strips[800:]
-    right = int((predict(result.model, seen.images) == seen.sums).sum())
-    constant = np.bincount(seen.sums).max() / len(seen)
-    assert binomtest(right, len(seen), constant, alternative="greater").pvalue < 1e-6
+def test_learns_to_read_strips_that_it_has_not_seen(tiny):
+    """Of one digit each: more right sums than the best constant answer has, by a binomial test."""
+
+    def strips(glyphs, n: int, seed: int) -> Strips:
+        drawn = compose(*glyphs, n, seed=seed, digits=1)
+        return Strips(drawn.images[:, :, :40], drawn.sums)
+
+    seen, unseen = source_glyphs("digits")
+    experiment = replace(
+        EXPERIMENTS["reader"], model_args={"widths": (16, 32, 64)}, objective_args={"count": 1, "start_steps": 0},
+        epochs=3, batch_size=32, trim=False, augment=None,
+    )  # fmt: skip
+    result = run(experiment, replace(tiny, train=strips(seen, 800, 0), val=strips(seen, 50, 1)))
+    test = strips(unseen, 200, 2)
+    right = int((predict(result.model, test.images, digits=1) == test.sums).sum())
+    constant = np.bincount(test.sums).max() / len(test)
+    assert binomtest(right, len(test), constant, alternative="greater").pvalue < 1e-6
 
 
 @pytest.mark.parametrize(("wanted", "there"), [(True, True), (False, True), (True, False)])
@@ -108,8 +116,8 @@ def test_trains_in_bfloat16_where_it_is_wanted_and_there_and_predicts_in_float32
 
     monkeypatch.setattr(training, "build", noting)
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: there)
-    result = run(replace(SHORT, epochs=1, bfloat16=wanted), tiny)
-    assert [autocast for in_training, autocast in noted if in_training] == STEPS * [wanted and there]
+    result = run(replace(SHORT, epochs=1, bfloat16=wanted), tiny.head(16, 4))
+    assert [autocast for in_training, autocast in noted if in_training] == [wanted and there]
     noted.clear()
     predict(result.model, tiny.val.images)
     assert noted == [(False, False)]
@@ -136,7 +144,7 @@ def test_history_has_a_row_for_each_epoch(short_run):
         ("constant", 100, 0.1, {0: 1.0, 10: 1.0, 99: 1.0}),
         ("one_cycle", 100, 0.1, {0: 1 / 25, 9: 1.0, 99: 4e-6}),
         ("one_cycle", 40, 0.025, {39: 4e-6}),  # a warm-up of a single step
-        ("one_cycle", 1, 0.3, {0: 1 / 25}),
+        ("one_cycle", 1, 0.3, {0: 4e-6}),
     ],
 )
 def test_schedules(schedule, steps, warmup, rates):
@@ -329,17 +337,6 @@ def test_resumes_bit_exactly(stateful_run, tiny, tmp_path, monkeypatch):
     assert_same_run(run(STATEFUL, tiny, state_path=tmp_path / "resume.pt"), stateful_run)  # finished: no step more
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-def test_every_optimizer_and_schedule_resumes(optimizer, schedule, tiny, tmp_path, monkeypatch):
-    experiment = replace(SHORT, epochs=2, optimizer=optimizer, schedule=schedule, weight_decay=0.1)
-    data, state_path = tiny.head(32, 8), tmp_path / "resume.pt"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 3)
-        run(experiment, data, state_path=state_path)
-    assert_same_run(run(experiment, data, state_path=state_path), run(experiment, data))
-
-
 def test_every_part_of_a_run_says_where_it_was_made(tiny, tmp_path, monkeypatch):
     """Once for parts that were made in the same way, whatever the day."""
     found = {}
@@ -403,9 +400,3 @@ def test_bfloat16_is_for_processors_that_are_faster_in_it(name, avx512, amx, fas
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert devices.has_bfloat16(CPU) is faster
     assert devices.has_bfloat16(torch.device("mps")) is False
-
-
-def test_train_takes_auto_without_cuda(tiny, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = train(replace(SHORT, epochs=1), tiny.head(4, 4), progress=False)
-    assert next(result.model.parameters()).device == CPU

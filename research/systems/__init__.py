@@ -97,7 +97,8 @@ def prepare(name: str, data: Data) -> Data:
 
 
 def _changed(data: Data, change: Callable[[Strips], Strips]) -> Data:
-    changed = replace(data, **{split: change(strips) for split, strips in data.splits.items()})
+    splits: Any = {split: change(strips) for split, strips in data.splits.items()}
+    changed = replace(data, **splits)
     changed.__dict__["fingerprint"] = data.fingerprint
     return changed
 

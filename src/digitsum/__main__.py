@@ -15,7 +15,7 @@ from .experiments import EXPERIMENTS
 
 # Everything that needs torch is imported by the command that needs it, so that --help starts at once.
 
-Name = Literal[tuple(EXPERIMENTS)]  # type: ignore[valid-type]
+Name: Any = Literal[tuple(EXPERIMENTS)]
 Source = Annotated[Literal["auto", "course", "mnist", "digits"], arg(help="where the strips come from")]
 Root = Annotated[Path, arg(help="folder of your files and of MNIST")]
 Preset = Annotated[
@@ -66,17 +66,26 @@ def train(
         print(data.reason)
         if preset == "auto":
             preset = "full" if pick_device(device).type == "cuda" else "quick"
-        where = {"folder": folder or f"{data.source}-{preset}", "models": models, "results": results}
+        folder = folder or f"{data.source}-{preset}"
         chosen = [EXPERIMENTS[name] for name in experiments]
-        plan = results / where["folder"] / "plan.json"
+        plan = results / folder / "plan.json"
         for experiment in shortened(chosen, preset, data, minutes=minutes, device=device, path=plan):
             experiment, name = replace(experiment, **changes), experiment.name
             for each in seed:
-                record = run_experiment(experiment, data, seed=each, device=device, again=again, **where)  # type: ignore[arg-type]
+                record = run_experiment(
+                    experiment,
+                    data,
+                    seed=each,
+                    device=device,
+                    folder=folder,
+                    models=models,
+                    results=results,
+                    again=again,
+                )
                 for setting, (usual, ours) in record["changed"].items():
                     print(f"{name}: {setting} is {ours}, not {usual}")
                 print(results_table([record]).to_markdown())
-                file = f"{where['folder']}/{name}-seed{each}"
+                file = f"{folder}/{name}-seed{each}"
                 print(f"weights: {models}/{file}.safetensors, record: {results}/{file}.json", flush=True)
 
 
@@ -110,40 +119,63 @@ def evaluate(
 def predict(
     images: Positional[tuple[Path, ...]],
     checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader.safetensors"),
-    digits: Annotated[str, arg(help="how many digits a row has: 4, 1-8 or any")] = "4",
+    digits: Annotated[str, arg(help="how many digits a row has: 4, 1-8 or any")] = "any",
+    csv: Annotated[Path | None, arg(help="also write a table to this file")] = None,
+    json: Annotated[Path | None, arg(help="also write the answers to this file")] = None,
+    show: Annotated[Path | None, arg(help="also draw the strips as the model gets them, with the answers")] = None,
     device: Device = "auto",
-) -> None:
-    """Read images: photographs, scans or drawings of one row of digits, or .npy files of strips.
+) -> int:
+    """Read rows of digits: photographs, scans or drawings, .npy files of strips, or folders of them.
 
-    Example: python -m digitsum predict docs/example.png
+    Exit status 2 means that a row was not read. Example: python -m digitsum predict docs/example.png
     """
     import numpy as np
+    import pandas as pd
+    from tqdm import tqdm
 
-    from .checkpoints import load_checkpoint
+    from . import plots
+    from .checkpoints import load_checkpoint, replacing
     from .devices import pick_device
-    from .evaluation import predictions
+    from .evaluation import answers, predictions
     from .images import read_strips
 
-    model, failed = load_checkpoint(checkpoint, pick_device(device)), False
-    for path in images:
+    model, rows, strips = load_checkpoint(checkpoint, pick_device(device)), [], []
+    paths = [each for path in images for each in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    for path in tqdm(paths, disable=len(paths) < 20):
         try:
-            predicted = predictions(model, read_strips(path), _count(digits))
+            found = read_strips(path)
+            rows += [{"file": str(path)} | row for row in answers(predictions(model, found, _count(digits)))]
+            strips += [strip[:, : max(168, found.shape[2])] for strip in found]
         except (DigitsumError, OSError) as error:  # the others can still be read
-            print(f"digitsum: {path}: {error}", file=sys.stderr)
-            failed = True
-            continue
-        likely = np.exp(predicted.log_p)
-        for row, (value, total) in enumerate(zip(predicted.values, predicted.sums, strict=True)):
-            line = f"{path}[{row}]: {total}" + (f" ({value:.2f})" if value != total else "")
-            if len(likely):
-                reading, other = predicted.readings[row], likely[row].argsort()[-2]
-                line += (
-                    f" with probability {likely[row, total]:.1%}, digits {' '.join(map(str, reading.digits))} with "
-                    f"probability {reading.probability:.1%}; next {other} with probability {likely[row, other]:.1%}"
-                )
-            print(line)
-    if failed:
-        sys.exit(1)
+            rows.append({"file": str(path), "error": str(error)})
+    for row in rows:
+        print(_line(row), file=sys.stderr if "error" in row else sys.stdout)
+    table = pd.DataFrame(rows).convert_dtypes()
+    for target, write in (
+        (csv, lambda file: table.to_csv(file, index=False)),
+        (json, lambda file: table.to_json(file, orient="records", indent=1)),
+    ):
+        if target:
+            with replacing(target) as temporary:
+                write(temporary)
+    if show and strips:
+        width = max(strip.shape[1] for strip in strips)
+        padded = np.stack([np.pad(strip, [(0, 0), (0, width - strip.shape[1])]) for strip in strips])
+        titles = [f"{row['digits'] or row['sum']}" for row in rows if "error" not in row]
+        plots.captioned(padded, titles).savefig(show)
+    return 2 if any("error" in row for row in rows) else 0
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Describe one answer; unprintable characters of a file's name are escaped."""
+    name = repr(row["file"])[1:-1]
+    if "error" in row:
+        return f"digitsum: {name}: {row['error'].removeprefix(row['file']).lstrip(': ')}"
+    if "probability" not in row:
+        return f"{name}: {row['sum']} (predicted {row['predicted']})"
+    unsure = "UNSURE, " if row["unsure"] else ""
+    read = f"{row['sum']}, digits {' '.join(row['digits'])}"
+    return f"{name}: {unsure}{read}, probability {row['probability']:.1%}, next {row['runner-up']}"
 
 
 def _count(text: str) -> Any:
@@ -158,18 +190,16 @@ def _count(text: str) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. An expected fault is one line on standard error, and status 1."""
-    commands = {"train": train, "evaluate": evaluate, "predict": predict}
+    commands: dict[str, Any] = {"train": train, "evaluate": evaluate, "predict": predict}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m digitsum", description="Read the sum of handwritten digits.", args=arguments
-        )
+        about = {"prog": "python -m digitsum", "description": "Read the sum of handwritten digits."}
+        return tyro.extras.subcommand_cli_from_dict(commands, args=arguments, **about) or 0
     except (DigitsumError, OSError) as error:
         print(f"digitsum: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("digitsum: stopped. Whole epochs are kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

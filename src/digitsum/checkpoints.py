@@ -28,7 +28,7 @@ from .objectives import OBJECTIVES
 
 FORMAT = "digitsum-2"  # the key of the file's only metadata, a JSON text
 LARGEST, LARGEST_HEADER = 500_000_000, 1_000_000  # bytes
-METADATA = {"seed": int} | dict.fromkeys(("experiment", "data", "model", "objective"), str)
+METADATA: dict[str, type] = {"seed": int} | dict.fromkeys(("experiment", "data", "model", "objective"), str)
 METADATA |= dict.fromkeys(("settings", "validation", "model_args", "objective_args"), dict)
 
 
@@ -53,7 +53,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def best_checkpoint(folder: str | Path, experiment: str) -> Path | None:
-    """Return the file of the seed that is best on validation, of equals the lowest, or None. Raises if any is damaged."""
+    """Return the file of the seed that is best on validation, of equals the lowest; raises if any is damaged."""
     scores = {}
     for path in Path(folder).glob("*.safetensors"):
         if path.name.startswith(f"{experiment}-seed") and (about := read_metadata(path))["experiment"] == experiment:
@@ -71,7 +71,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
     if not path.exists():
         path = best_checkpoint(path.parent, path.stem) or path
     metadata, tensors = _read(path)
-    with refusing(path, f"Use the commit it was saved at ({metadata.get('commit')}), or train it again."):
+    with refusing(path, f"Use the commit it was saved at ({str(metadata.get('commit'))[:18]!r}), or train it again."):
         model = _rebuild(metadata, tensors)
     model.metadata = metadata
     return model.to(device).to(memory_format=torch.channels_last)
@@ -168,9 +168,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error.strerror or error}); what was there before is kept."
-        ) from error
+        raise OSError(f"{path} cannot be written ({error.strerror or error}); what was there is kept.") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

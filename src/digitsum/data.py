@@ -281,7 +281,7 @@ def digit_glyphs() -> tuple[np.ndarray, np.ndarray]:
     glyphs = np.zeros((len(small.target), GLYPH, GLYPH), np.uint8)
     for glyph, image in zip(glyphs, small.images, strict=True):
         enlarged = Image.fromarray((image * 15.9375).astype(np.uint8)).resize((INK, INK), Image.Resampling.BILINEAR)
-        glyph[border:-border, border:-border] = enlarged
+        glyph[border:-border, border:-border] = np.asarray(enlarged)
     return glyphs, small.target.astype(np.int64)
 
 

@@ -27,6 +27,7 @@ from .training import EVALUATION_BATCH, MARGIN, ink_ends, to_input
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 MIN_WIDTH = 28  # one glyph
+UNSURE = 0.5  # a less probable answer is called unsure
 UNCERTAIN = 0.95  # TTA reads a strip again if the likeliest symbol of a column is less probable
 SHIFTS = (1, -1)  # pixels by which TTA moves a strip to the right
 STEP = 32  # strips are read at widths that are multiples of this, so that many have the same
@@ -80,7 +81,7 @@ def predictions(
     _check(model, images)
     objective = model.objective
     if isinstance(objective, SumLikelihood) and digits != "trained":
-        objective = replace(objective, count=digits)
+        objective = replace(objective, count=digits)  # type: ignore[arg-type]
     parts = [Predictions(np.empty(0), np.empty(0, np.int64), [], np.empty((0, 1)))]
     order = np.empty(0, np.int64)
     for rows, batch in _batches(model, objective, images):
@@ -90,6 +91,28 @@ def predictions(
         known = np.empty((0, 1)) if log_p is None else log_p.cpu().double().numpy()
         parts.append(Predictions(values.cpu().double().numpy(), sums, readings, known))
     return Predictions.concatenate(parts).of(order.argsort())
+
+
+def answers(predicted: Predictions) -> list[dict[str, Any]]:
+    """Describe each strip's answer: sum, and from a reader also digits, probability, whether unsure, and runner-up.
+
+    A strip in which a reader finds no digit has an "error" instead. Below UNSURE, an answer is a guess.
+    """
+    rows: list[dict[str, Any]] = []
+    for k, total in enumerate(predicted.sums.tolist()):
+        if not predicted.readings:
+            rows.append({"sum": total, "digits": "", "predicted": round(float(predicted.values[k]), 2)})
+            continue
+        reading, order = predicted.readings[k], predicted.log_p[k].argsort()
+        if not reading.digits:
+            rows.append({"error": f"strip {k} shows no digits"})
+            continue
+        likely = float(np.exp(predicted.log_p[k, order[-1]]))
+        rows.append({
+            "sum": total, "digits": "".join(map(str, reading.digits)), "probability": round(likely, 4),
+            "unsure": likely < UNSURE, "runner-up": int(order[-2]),
+        })  # fmt: skip
+    return rows
 
 
 def _check(model: StripModel, images: np.ndarray) -> None:

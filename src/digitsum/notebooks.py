@@ -57,7 +57,6 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped. Whole epochs are kept under models/; the same command goes on from there.", file=sys.stderr)
         return 130
-    print(f"file://{target.resolve()}")
     return 0
 
 

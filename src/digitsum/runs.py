@@ -25,7 +25,6 @@ from .provenance import commit, provenance
 from .training import Run, build, train
 
 LARGEST_RECORD = 4_000_000  # bytes
-NEEDED = ("experiment", "source", "seed", "settings", "data", "history", "metrics")  # by whoever reads a record
 
 
 def run_experiment(
@@ -125,19 +124,27 @@ def find_weights(source: str, folder: str | None = None, models: str | Path = "m
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Read one record. Raises `RecordError` for what is none."""
+    """Read one record that has all that this package asks a record for. Raises `RecordError` for anything else."""
     path = Path(path)
-    if not path.is_file():
-        raise RecordError(f"{path} is no file. Check the path, or run that experiment.")
     try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise ValueError(f"it is larger than {LARGEST_RECORD:,} bytes")
+        if not path.is_file() or path.stat().st_size > LARGEST_RECORD:
+            raise ValueError(f"no file of at most {LARGEST_RECORD:,} bytes")
         record = json.loads(path.read_bytes(), parse_constant=_refuse)
-        if missing := [key for key in NEEDED if key not in record]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return dict(record)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise RecordError(f"{path} is not a record ({error}). Restore it, or delete it and run again.") from error
+        _ask(record)
+    except Exception as error:  # of another type, a value can fail in any way
+        raise RecordError(
+            f"{path} is not a record ({type(error).__name__}: {error}). Restore it, or delete it and run again."
+        ) from error
+    return record
+
+
+def _ask(record: dict[str, Any]) -> Any:
+    """Return what tables, curves and the command line ask a record for."""
+    curves = [f"{split}_{what}" for split in ("train", "val") for what in ("loss", "accuracy")]
+    rows = [sum(row[key] for key in ("epoch", *curves)) for row in record["history"]]
+    changes = [(usual, ours) for usual, ours in record["changed"].values()]
+    settings = same_settings(record["settings"], {})
+    return results_table([record]), rows, changes, settings, record["data"]["fingerprint"]
 
 
 def _refuse(constant: str) -> None:
@@ -149,7 +156,7 @@ def _on_record(weights: Path, path: Path, experiment: Experiment, data: Data) ->
     about, record = read_metadata(weights) if weights.exists() else None, read_record(path) if path.exists() else None
     for file, there, fingerprint in (
         (weights, about, about and about.get("data")),
-        (path, record, record and record["data"].get("fingerprint")),
+        (path, record, record and record["data"]["fingerprint"]),
     ):
         if there and (fingerprint != data.fingerprint or not same_settings(there["settings"], asdict(experiment))):
             raise RecordError(
@@ -179,8 +186,9 @@ def locked(*paths: Path) -> Iterator[None]:
         raise TrainingError(f"Another process is training {paths[0].stem}. Wait until it ends, or end it.") from error
     try:
         for path in paths:
-            for stale in path.parent.glob(f".{path.stem}.*.tmp"):
-                stale.unlink(missing_ok=True)
+            for stale in path.parent.glob(".*.tmp"):
+                if stale.name.startswith(f".{path.stem}."):
+                    stale.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):  # Windows removes no open file

@@ -12,7 +12,7 @@ import pypdf
 import pytest
 from test_tables import entry, record
 
-from digitsum.checkpoints import best_checkpoint, read_metadata, save_checkpoint
+from digitsum.checkpoints import save_checkpoint
 from digitsum.compose import Strips
 from digitsum.data import source_glyphs
 from digitsum.errors import RecordError
@@ -22,7 +22,7 @@ from digitsum.likelihood import Reading
 from digitsum.training import build
 from research.paper import look
 from research.paper.facts import facts, of_seeds, one_row_each
-from research.paper.records import load_records
+from research.paper.records import best_seed, load_records
 from research.paper.report import compile_paper, make_report
 from research.paper.reported import REPORTED
 from research.studies import READER, SMALL, variants_of
@@ -66,14 +66,11 @@ def test_the_paper_quotes_the_records(rebuilt: Path):
         assert work.lower() in text.lower()
 
 
-def test_pictures_and_numbers_are_of_the_best_weights():
-    seen = json.loads((RESULTS / "report" / "mnist.json").read_text())
-    best = best_checkpoint(REPOSITORY / "models" / "mnist", READER)
-    assert best is not None and seen["weights"] == read_metadata(best)["digest"]
-    records = load_records(RESULTS)
-    assert seen["data"]["fingerprint"] == records[0]["data"]["fingerprint"]
-    (run,) = (each for each in records if (each["experiment"], each["seed"]) == (READER, seen["seed"]))
-    unseen = run["metrics"]["unseen"]
+def test_pictures_and_numbers_are_of_the_best_reader():
+    seen, records = json.loads((RESULTS / "report" / "mnist.json").read_text()), load_records(RESULTS)
+    best = best_seed([each for each in records if each["experiment"] == READER])
+    assert (seen["seed"], seen["data"]["fingerprint"]) == (best["seed"], best["data"]["fingerprint"])
+    unseen = best["metrics"]["unseen"]
     assert seen["errors"]["n"] == round(unseen["n"] * (1 - unseen["accuracy"]["value"]))
 
 
@@ -125,6 +122,8 @@ COMPARISON = {
 def handmade() -> tuple[list[dict], dict]:
     """Return runs of all that the paper needs, two seeds of the reader among them, and studies."""
     runs = [record(name, accuracy=0.5, weights=None, epochs=1) for name in REPORTED]
+    for run in runs:
+        run["metrics"]["first_10000"] = run["metrics"]["train"]  # as OCR's record has it
     runs += [record(READER, 0, 0.7), record(READER, 1, 0.8), record(SMALL, 0, 0.6), record("most_common", 0, 0.9)]
     studies = {
         study: {v.name: [record(SMALL, 0, 0.3 + k / 100)] for k, v in enumerate(variants_of(study)) if v.name != SMALL}
@@ -184,8 +183,9 @@ def test_looking_draws_every_picture_and_measures_the_generator(tiny, tmp_path: 
     experiment = EXPERIMENTS[READER]
     model = build(experiment).eval()
     save_checkpoint(
-        model, tmp_path / "reader.safetensors", model=experiment.model, model_args=experiment.model_args,
-        objective=experiment.objective, experiment=READER, seed=0,
+        model, tmp_path / "reader.safetensors", experiment=READER, seed=0, data=tiny.fingerprint, settings={},
+        validation={"accuracy": entry(0.5)}, model=experiment.model, model_args=experiment.model_args,
+        objective=experiment.objective, objective_args={},
     )  # fmt: skip
     found = look.look(tmp_path, tmp_path / "reader.safetensors", tmp_path)
     pictures = {path.stem: pypdf.PdfReader(path).pages[0].extract_text() for path in tmp_path.glob("*.pdf")}
