@@ -5,7 +5,7 @@ READY := .venv/.done
 NOTEBOOKS := training.ipynb inference.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test tables report lint notebooks clean
+.PHONY: help setup run test fuzz tables report lint notebooks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ run: $(READY)  ## train and evaluate: execute both notebooks into build/
 
 test: $(READY)  ## run the tests, without the slow ones, with coverage
 	$(BIN)/pytest --cov
+
+fuzz: $(READY)  ## mutate every kind of file: 1,500 of each
+	$(BIN)/python tests/fuzz.py --count 1500
 
 tables: $(READY)  ## write the tables of README.md and docs/ from results/
 	$(BIN)/python -m research tables

@@ -83,7 +83,7 @@ def tables(given: Given = Options()):
     from .paper import performance, tables
 
     changed = tables.renew(tables.published_tables(given.results) | performance.published_tables(given.results))
-    print("New tables:", *changed or ["none"])
+    print("New tables:", ", ".join(map(str, changed)) or "none")
 
 
 def report(output: Path = Path("report.pdf"), redraw: bool = False, given: Given = Options()):

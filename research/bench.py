@@ -262,23 +262,23 @@ def accuracy(setup: Setup) -> Result:
 
     Settings are the experiment's own except for the epochs. Raise DataError for a source without unseen strips.
     """
-    if setup.data.unseen is None:
+    if (strips := setup.data.unseen) is None:
         raise DataError(f"The source {setup.data.source} has no unseen strips. Use --source mnist or digits.")
     rows = []
     for name, epochs in TIMED_TO_ACCURACY:
         experiment = replace(EXPERIMENTS[name], weights=None, epochs=epochs)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            checks = list(_checks(experiment, setup))
+            checks = list(_checks(experiment, setup, strips))
         reached = {str(t): next((c["seconds"] for c in checks if c["accuracy"] >= t), None) for t in TARGETS}
         rows.append({"experiment": name, "epochs": experiment.epochs, "reached": reached, "checks": checks})
     return {"rows": rows, "minutes": setup.minutes, "strips": CHECKED, "seed": 0, "repeats": 1}
 
 
-def _checks(experiment: Experiment, setup: Setup) -> Iterator[dict[str, float]]:
+def _checks(experiment: Experiment, setup: Setup, strips: Strips) -> Iterator[dict[str, float]]:
     """Train, and yield CHECKS times in an epoch the seconds of training so far and the accuracy on unseen strips."""
     images, sums = resident(setup.data.train, setup.device)
-    unseen = resident(setup.data.unseen[:CHECKED], setup.device)
+    unseen = resident(strips[:CHECKED], setup.device)
     # Our loop takes each part of an epoch as an epoch of its own.
     experiment = replace(experiment, epochs=CHECKS * experiment.epochs)
     steps = -(-len(sums) // (CHECKS * experiment.batch_size))

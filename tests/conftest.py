@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import digitsum.data
 import digitsum.models.pretrained
+import digitsum.training
+from digitsum.checkpoints import save_checkpoint
+from digitsum.compose import Strips
 from digitsum.data import Data, load_data, mnist_is_there
 from digitsum.errors import WeightsError
 from digitsum.experiments import EXPERIMENTS, Experiment
+from digitsum.models import StripModel
+from digitsum.objectives import OBJECTIVES
 from digitsum.training import Run, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
+OBJECTIVE_NAMES = tuple(OBJECTIVES)
 CORE = tuple(EXPERIMENTS)  # the package's own rows: research adds others once it is imported
 SMALL = tuple(name for name in CORE if EXPERIMENTS[name].model != "resnet50")  # those that train fast on a CPU
 
@@ -77,7 +88,6 @@ def run(experiment: Experiment, data: Data, device: str = "cpu", **options) -> R
 
 def interrupt(monkeypatch, step: int) -> None:
     """Press Ctrl-C in training step `step`, counted from 1 over all epochs from now on."""
-    import digitsum.training
 
     class Bar(digitsum.training.tqdm):
         left = step
@@ -88,3 +98,33 @@ def interrupt(monkeypatch, step: int) -> None:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(digitsum.training, "tqdm", Bar)
+
+
+def save(model: StripModel, path: Path, experiment: Experiment, **metadata: Any) -> None:
+    """Save a model as if `experiment` had been trained; `metadata` replace parts of what is said of it."""
+    about = {
+        "experiment": experiment.name, "seed": 0, "source": "digits", "data": "0" * 16, "settings": asdict(experiment),
+        "validation": {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}, "model": experiment.model,
+        "model_args": experiment.model_args, "objective": experiment.objective,
+        "objective_args": experiment.objective_args, "weights": "none",
+    }  # fmt: skip
+    save_checkpoint(model, path, **about | metadata)
+
+
+class Told(StripModel):
+    """Predicts the brightness of the first pixel, a tenth for every step, and so can be told what to predict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(25.5))
+        self.objective = OBJECTIVES["regression"]
+
+    def forward(self, images):
+        return images[:, :, 0, 0] * self.scale
+
+
+def telling(tenths: np.ndarray, sums: np.ndarray) -> Strips:
+    """Return strips on which `Told` predicts `tenths` / 10."""
+    images = np.zeros((len(sums), 40, 168), np.uint8)
+    images[:, 0, 0] = tenths
+    return Strips(images, sums)

@@ -46,7 +46,7 @@ FAILURES = ("raw", "hang", "memory")
 OUTCOMES = ("refused", "same", "silent", *FAILURES)
 TELLING = ("checkpoint", "state")  # kinds whose silent changes are failures: they have a digest
 Kind = tuple[Callable[[random.Random | None, Path], object], Callable[[Path], Any]]
-JUNK = (None, True, -1, 0, 7.5, 1e300, 10**400, "", "x" * 300, "\x1b[31m\n\ud800", [], {}, [[]], {"a": None}, 1e999)
+JUNK: Any = (None, True, -1, 0, 7.5, 1e300, 10**400, "", "x" * 300, "\x1b[31m\n\ud800", [], {}, [[]], {"a": 0}, 1e999)
 
 
 def mutated(content: bytes, rng: random.Random | None) -> bytes:
@@ -130,7 +130,7 @@ def npy(folder: Path) -> Kind:
     strips[:, 10:30, 20:120:10] = 255
 
     def write(rng: random.Random | None, path: Path) -> None:
-        array = strips
+        array: Any = strips
         if rng and rng.random() < 0.3:
             shape = rng.choice(((4, 40, 168), (40, 168), (4, 1, 40, 168), (0, 40, 168), (4, 40, 3), (26880,), ()))
             array = np.resize(strips, shape).astype(rng.choice(("u1", "i8", "f4", "f2", "?", "c8", "S3", "M8[s]")))
@@ -178,9 +178,8 @@ def _answer(path: Path) -> Any:
 
 def checkpoint(folder: Path) -> Kind:
     model, about = _trained()
-    save_checkpoint(model, folder / "sound", **about)
-    content = (folder / "sound").read_bytes()
-    return lambda rng, path: path.write_bytes(mutated(content, rng)), _answer
+    save_checkpoint(model, path := folder / "sound", **about)
+    return lambda rng, case: case.write_bytes(mutated(path.read_bytes(), rng)), _answer
 
 
 def forged(folder: Path) -> Kind:
@@ -196,16 +195,16 @@ def forged(folder: Path) -> Kind:
             tensor = state.pop(name)
             odd = (tensor[None], tensor.double(), tensor.bool(), tensor * torch.nan, tensor.half() / 0, tensor.long())
             state[name + rng.choice(("", "", "x"))] = rng.choice(odd)
-        save_checkpoint(argparse.Namespace(state_dict=lambda: state), path, **other)
+        holder: Any = argparse.Namespace(state_dict=lambda: state)
+        save_checkpoint(holder, path, **other)
 
     return write, _answer
 
 
 def state(folder: Path) -> Kind:
     model, about = _trained()
-    save_state(folder / "sound", key=about, model=model.state_dict(), history=[{"epoch": 1}], best_epoch=1)
-    content = (folder / "sound").read_bytes()
-    return lambda rng, path: path.write_bytes(mutated(content, rng)), lambda path: repr(load_state(path))
+    save_state(path := folder / "sound", key=about, model=model.state_dict(), history=[{"epoch": 1}], best_epoch=1)
+    return lambda rng, case: case.write_bytes(mutated(path.read_bytes(), rng)), lambda path: repr(load_state(path))
 
 
 def record(folder: Path) -> Kind:

@@ -8,6 +8,7 @@ import pickle
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,11 @@ class Small(StripModel):
         return self.head(images[:, 0, :4, 0]) * self.heads + self.constant
 
 
+@dataclass
 class Evil:
     """Once unpickled, it writes a file."""
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    marker: Path
 
     def __reduce__(self):
         return Path.write_text, (self.marker, "executed")
@@ -89,7 +90,7 @@ def model() -> Small:
 
 
 @pytest.fixture
-def sound(model, tmp_path) -> dict[Callable[[Path], Any], Path]:
+def sound(model, tmp_path) -> dict[Any, Path]:
     """A sound file of each kind, by what reads it."""
     files = {load_checkpoint: "small-regression-seed3.safetensors", load_state: "resume.pt", read_record: "record.json"}
     save_checkpoint(model, tmp_path / files[load_checkpoint], **ABOUT)
@@ -129,9 +130,8 @@ def test_half_the_bytes_load_as_float32(tmp_path):
     for half in (False, True):
         save_checkpoint(model, path, half=half, **ABOUT | args | {"model": "reader", "objective": "sum_likelihood"})
         sizes.append(path.stat().st_size)
-    assert sizes[1] < 0.6 * sizes[0]
     loaded = load_checkpoint(path)
-    assert loaded.objective.count == 3
+    assert sizes[1] < 0.6 * sizes[0] and loaded.objective.count == 3
     for name, weights in model.state_dict().items():
         expected = weights if ".running_" in name else weights.half().to(weights.dtype)
         assert loaded.state_dict()[name].dtype == weights.dtype and torch.equal(loaded.state_dict()[name], expected)
@@ -147,7 +147,6 @@ def test_without_a_seed_the_best_on_validation_is_loaded(model, tmp_path):
             save_checkpoint(model, tmp_path / f"{experiment}-seed{seed}.safetensors", **ABOUT | about)
     assert best_checkpoint(tmp_path, "small-regression") == tmp_path / "small-regression-seed2.safetensors"
     assert load_checkpoint(tmp_path / "small-regression.safetensors").metadata["seed"] == 2
-    assert load_checkpoint(tmp_path / "small-regression-seed10.safetensors").metadata["seed"] == 10
     flip(tmp_path / "small-regression-seed2.safetensors", b"head.bias", b"heap.bias")
     with pytest.raises(CheckpointError, match=r"seed2.safetensors .* digest"):
         best_checkpoint(tmp_path, "small-regression")
@@ -162,26 +161,18 @@ def flip(path: Path, where: bytes, replacement: bytes) -> None:
     path.write_bytes(content.replace(where, replacement))
 
 
-def directory(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
-    "a directory": directory,
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
     "empty": lambda path: path.write_bytes(b""),
     "cut within the first bytes": lambda path: path.write_bytes(path.read_bytes()[:4]),
-    "cut within the header": lambda path: path.write_bytes(path.read_bytes()[:100]),
     "cut by two bytes": lambda path: path.write_bytes(path.read_bytes()[:-2]),  # a record's last is a line feed
     "longer by a byte": lambda path: path.write_bytes(path.read_bytes() + b"x"),
     "text": lambda path: path.write_text("not weights"),
-    "zeros": lambda path: path.write_bytes(bytes(1000)),
     "nested deeply": lambda path: path.write_text("[" * 200_000),
     "safetensors of somebody else": lambda path: safetensors.torch.save_file({"w": torch.ones(2)}, path),
     "metadata nested deeply": lambda path: safetensors.torch.save_file({}, path, {FORMAT: "[" * 200_000}),
     "a pickle of torch": lambda path: torch.save({"w": torch.ones(2)}, path),
-    "a pickle": lambda path: path.write_bytes(pickle.dumps({"w": 1})),
 }
 WEIGHTS_DAMAGES = {
     "a header of a gigabyte": lambda path: path.write_bytes((10**9).to_bytes(8, "little") + path.read_bytes()[8:]),
@@ -200,14 +191,11 @@ def test_a_damaged_file_is_named_with_the_remedy(damage, read, sound):
     with pytest.raises(DigitsumError) as caught:
         read(path)
     assert str(path) in str(caught.value)
-    if read in (load_checkpoint, read_metadata):
-        assert "python -m digitsum train small-regression --preset full" in str(caught.value)
-    else:
-        assert "delete it" in str(caught.value).lower()
+    train = "python -m digitsum train small-regression --preset full"
+    assert (train if read in (load_checkpoint, read_metadata) else "elete it") in str(caught.value)
 
 
 def test_a_compressed_state_is_refused(tmp_path):
-    """A small one could expand to a huge one."""
     path = tmp_path / "resume.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
@@ -217,7 +205,6 @@ def test_a_compressed_state_is_refused(tmp_path):
 
 
 def seal(path: Path) -> None:
-    """Give a state the digest that it needs."""
     path.write_bytes(hashlib.sha256(path.read_bytes()).digest() + path.read_bytes())
 
 
@@ -241,8 +228,8 @@ def test_nothing_is_ever_unpickled(load, tmp_path):
         with pytest.raises(CheckpointError, match="evil.pt"):
             load(path)
     assert not marker.exists()
-    pickle.loads(pickle.dumps(Evil(marker)))  # it would have, had anyone unpickled it
-    assert marker.exists()
+    pickle.loads(pickle.dumps(Evil(marker)))
+    assert marker.exists(), "it does, once somebody unpickles it"
 
 
 # What is whole and hostile

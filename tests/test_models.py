@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CORE, SMALL
+from conftest import CORE, SMALL, save
 from torch import nn
 
-from digitsum.checkpoints import load_checkpoint, save_checkpoint
+from digitsum.checkpoints import load_checkpoint
 from digitsum.experiments import EXPERIMENTS
 from digitsum.models import MODELS
 from digitsum.models.layers import Float32Linear
@@ -53,8 +53,7 @@ def test_outputs_gradients_and_checkpoints(name, images, tmp_path):
     assert next(model.parameters()).grad.any(), "no gradient arrives at the first layer"
 
     path = tmp_path / f"{name}.safetensors"
-    about = {"model": experiment.model, "model_args": experiment.model_args, "objective": experiment.objective}
-    save_checkpoint(model, path, **about, objective_args=experiment.objective_args)
+    save(model, path, experiment)
     loaded = load_checkpoint(path)
     with torch.no_grad():
         assert torch.equal(loaded(images), model.eval()(images))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, interrupt, run
+from conftest import SMALL, Told, interrupt, run, telling
 from scipy.stats import binomtest, entropy
 from torch import nn
 
@@ -21,7 +21,6 @@ from digitsum.data import source_glyphs
 from digitsum.errors import CheckpointError, DeviceError, TrainingError
 from digitsum.evaluation import predict
 from digitsum.experiments import EXPERIMENTS, Augmentation
-from digitsum.models import StripModel
 from digitsum.objectives import OBJECTIVES, Regression
 from digitsum.optim import OPTIMIZERS
 from digitsum.training import Run, batches, resident, validate
@@ -158,25 +157,6 @@ def test_schedules(schedule, steps, warmup, rates):
         scheduler.step()
     assert {step: used[step] for step in rates} == pytest.approx(rates)
     assert min(used) > 0 and max(used) <= 1
-
-
-class Told(StripModel):
-    """Predicts the brightness of the first pixel, a tenth for every step, and so can be told what to predict."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(25.5))
-        self.objective = OBJECTIVES["regression"]
-
-    def forward(self, images):
-        return images[:, :, 0, 0] * self.scale
-
-
-def telling(tenths: np.ndarray, sums: np.ndarray) -> Strips:
-    """Return strips on which `Told` predicts `tenths` / 10."""
-    images = np.zeros((len(sums), 40, 168), np.uint8)
-    images[:, 0, 0] = tenths
-    return Strips(images, sums)
 
 
 def test_averages_are_those_of_the_strips(tiny, monkeypatch):

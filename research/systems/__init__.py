@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,7 @@ def run_system(
     """
     name, folder = experiment.name, folder or data.source
     require(experiment.model)
-    learn = partial(_learn, data) if experiment.model in ("most_common", "digit_cnn", "tesseract") else train
+    learn = _learn if experiment.model in ("most_common", "digit_cnn", "tesseract") else train
     record = run_experiment(
         experiment, prepare(name, data), seed=seed, folder=folder, results=results, learn=learn, **options
     )
@@ -127,10 +126,10 @@ def run_system(
     return record
 
 
-def _learn(strips: Data, experiment: Experiment, data: Data, *, seed: int, device: Any, **options: Any) -> Run:
+def _learn(experiment: Experiment, data: Data, *, seed: int, device: Any, **options: Any) -> Run:
     """Train the oracle on single digits, count sums for the most common one, and leave OCR as it is."""
     if experiment.model == "digit_cnn":
-        return train(experiment, _changed(strips, single), seed=seed, device=device, **options)
+        return train(experiment, _changed(data, single), seed=seed, device=device, **options)
     model = build(experiment, seed)
     if isinstance(model, MostCommon):
         model.count(data.train.sums[: experiment.train_limit])

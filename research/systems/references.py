@@ -67,5 +67,6 @@ def side_by_side(strips: Strips) -> Strips:
 
 def single(strips: Strips) -> Strips:
     """Take strips of `side_by_side` apart: images (N K, 40, 28), each with its digit as its sum."""
+    assert strips.digits is not None
     cuts = strips.images.reshape(len(strips), HEIGHT, -1, GLYPH).swapaxes(1, 2)
     return Strips(cuts.reshape(-1, HEIGHT, GLYPH), strips.digits.ravel())

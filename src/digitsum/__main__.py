@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. An expected fault is one line on standard error, and status 1."""
     commands: dict[str, Any] = {"train": train, "evaluate": evaluate, "predict": predict}
     try:
-        about = {"prog": "python -m digitsum", "description": "Read the sum of handwritten digits."}
+        about: Any = {"prog": "python -m digitsum", "description": "Read the sum of handwritten digits."}
         return tyro.extras.subcommand_cli_from_dict(commands, args=arguments, **about) or 0
     except (DigitsumError, OSError) as error:
         print(f"digitsum: {error}", file=sys.stderr)

@@ -63,8 +63,10 @@ def test_outputs_gradients_and_checkpoints(name, tiny, tmp_path):
         assert not parameter.requires_grad or parameter.grad.isfinite().all(), parameter_name
 
     path = tmp_path / "weights.safetensors"
-    about = {key: value for key, value in asdict(experiment).items() if key.startswith(("model", "objective"))}
-    save_checkpoint(model, path, **about)
+    settings = asdict(experiment)
+    about = {key: value for key, value in settings.items() if key.startswith(("model", "objective"))}
+    about |= {"experiment": name, "seed": 0, "data": "", "validation": {"accuracy": {"value": 0.5}}}
+    save_checkpoint(model, path, settings=settings, **about)
     loaded = load_checkpoint(path)
     path.unlink()  # ViT's are large
     assert loaded.objective == OBJECTIVES[experiment.objective]
