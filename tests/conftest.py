@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from digitsum.objectives import OBJECTIVES
 from digitsum.training import Run, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # for other processes
 SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
 OBJECTIVE_NAMES = tuple(OBJECTIVES)
 CORE = tuple(EXPERIMENTS)  # the package's own rows: research adds others once it is imported
@@ -60,8 +63,8 @@ def tiny(digits: Data) -> Data:
 @pytest.fixture
 def small_sources(monkeypatch) -> None:
     """Fewer strips than usual of every source."""
-    monkeypatch.setattr(digitsum.data, "STRIPS", 200)
-    monkeypatch.setattr(digitsum.data, "UNSEEN", 30)
+    monkeypatch.setattr(digitsum.data, "STRIPS", 100)
+    monkeypatch.setattr(digitsum.data, "UNSEEN", 21)
 
 
 @pytest.fixture

@@ -47,7 +47,8 @@ class Yolo(StripModel):
         import_ultralytics()
         from ultralytics.nn.tasks import DetectionModel
 
-        self.net = DetectionModel("yolov8n.yaml", ch=1, nc=outputs - 4 * BINS, verbose=False)
+        with torch.device("cpu"):  # it computes its strides, which is impossible on the meta device
+            self.net = DetectionModel("yolov8n.yaml", ch=1, nc=outputs - 4 * BINS, verbose=False)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]

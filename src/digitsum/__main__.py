@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from .errors import DataError, DigitsumError
+from .errors import DataError, DigitsumError, shown
 from .experiments import EXPERIMENTS
 
 # Everything that needs torch is imported by the command that needs it, so that --help starts at once.
@@ -167,10 +167,10 @@ def predict(
 
 
 def _line(row: dict[str, Any]) -> str:
-    """Describe one answer; unprintable characters of a file's name are escaped."""
-    name = repr(row["file"])[1:-1]
+    """Describe one answer."""
+    name = shown(row["file"])
     if "error" in row:
-        return f"digitsum: {name}: {row['error'].removeprefix(row['file']).lstrip(': ')}"
+        return shown(f"digitsum: {row['file']}: {row['error'].removeprefix(row['file']).lstrip(': ')}")
     if "probability" not in row:
         return f"{name}: {row['sum']} (predicted {row['predicted']})"
     unsure = "UNSURE, " if row["unsure"] else ""
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         about: Any = {"prog": "python -m digitsum", "description": "Read the sum of handwritten digits."}
         return tyro.extras.subcommand_cli_from_dict(commands, args=arguments, **about) or 0
     except (DigitsumError, OSError) as error:
-        print(f"digitsum: {error}", file=sys.stderr)
+        print(f"digitsum: {shown(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("digitsum: stopped. Whole epochs are kept; the same command goes on from there.", file=sys.stderr)

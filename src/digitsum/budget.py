@@ -43,7 +43,7 @@ def shortened(
         barrier()  # the first process chooses for all
     place = pick_device(device)
     key = {"minutes": minutes, "data": data.fingerprint, "hardware": provenance(place)["hardware"]}
-    plan = json.loads(path.read_text()) if path and path.is_file() else {}
+    plan = _read_plan(path)
     chosen = plan.get("chosen", {}) if key.items() <= plan.items() else {}
     if missing := [each for each in experiments if each.name not in chosen]:
         cost = {each.model: _seconds_per_strip(each, data, place) for each in missing}
@@ -55,6 +55,13 @@ def shortened(
     if rank() == 0:
         barrier()
     return [replace(each, **chosen[each.name]) for each in experiments if chosen[each.name]]
+
+
+def _read_plan(path: Path | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text())) if path else {}
+    except (OSError, ValueError, TypeError):
+        return {}  # there is none, or what is there is none: choose again
 
 
 def _choose(experiment: Experiment, data: Data, seconds: float, cost: float) -> dict[str, Any] | None:

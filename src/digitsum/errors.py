@@ -7,6 +7,11 @@ class DigitsumError(Exception):
     """An expected fault. The command line prints its message as one line."""
 
 
+def shown(text: object) -> str:
+    """Return a text with line breaks, escape codes and other unprintable characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 class DataError(DigitsumError):
     """Strips or labels cannot be used."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from .compose import HEIGHT, WIDTH
 from .data import Data
 from .devices import tune_process
-from .errors import DataError
+from .errors import DataError, RecordError
 from .likelihood import Count, Reading, read_views
 from .models import StripModel
 from .objectives import NUM_SUMS, Answer, SumLikelihood
@@ -261,9 +261,14 @@ def pack(predicted: Predictions) -> dict[str, str]:
 
 
 def unpack(packed: Mapping[str, str]) -> Predictions:
-    """Turn what `pack` made back into predictions."""
-    values, sums = (
-        np.frombuffer(zlib.decompress(base64.b64decode(packed[name])), dtype)
-        for name, dtype in (("values", "<f4"), ("sums", "u1"))
-    )
+    """Turn what `pack` made back into predictions. Raises `RecordError` for anything else."""
+    try:
+        values, sums = (
+            np.frombuffer(zlib.decompressobj().decompress(base64.b64decode(packed[name]), 10_000_000), dtype)
+            for name, dtype in (("values", "<f4"), ("sums", "u1"))
+        )
+        if len(values) != len(sums):
+            raise ValueError(f"{len(values)} values for {len(sums)} sums")
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise RecordError(f"The answers of a record cannot be read ({error}). Make the record again.") from error
     return Predictions(values.astype(np.float64), sums.astype(np.int64))

@@ -11,7 +11,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 
 class LiveClient(NotebookClient):
@@ -51,7 +51,7 @@ def main() -> int:
     source, target = map(Path, sys.argv[1:])
     try:
         execute(source, target)
-    except CellExecutionError as error:
+    except (CellExecutionError, DeadKernelError) as error:
         print(f"{source}: {str(error).splitlines()[-1] or error}. {target} shows where.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

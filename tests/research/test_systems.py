@@ -62,6 +62,8 @@ def test_outputs_gradients_and_checkpoints(name, tiny, tmp_path):
     for parameter_name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad.isfinite().all(), parameter_name
 
+    if name == OCR:
+        return  # it has no weights to load
     path = tmp_path / "weights.safetensors"
     settings = asdict(experiment)
     about = {key: value for key, value in settings.items() if key.startswith(("model", "objective"))}
