@@ -10,7 +10,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digitsum.compose import DIGIT_WIDTH, GLYPH, HEIGHT, WIDTH, Strips, compose
+from digitsum.compose import DIGIT_WIDTH, GLYPH, HEIGHT, WIDTH, compose
 from digitsum.data import mnist_glyphs
 
 
@@ -61,30 +61,6 @@ def test_every_place_and_glyph_is_drawn_evenly():
         counts = np.bincount(drawn.ravel(), minlength=kinds)
         assert len(counts) == kinds
         assert np.abs(counts / counts.mean() - 1).max() < 0.05
-
-
-def test_another_seed_gives_other_strips():
-    glyphs = synthetic(30)
-    assert len({compose(*glyphs, 5, seed=seed).fingerprint for seed in range(20)}) == 20
-
-
-@pytest.mark.parametrize(
-    "glyphs", [np.zeros((3, 28, 28)), np.zeros((2, 28, 28), np.uint8), np.zeros((3, 8, 8), np.uint8)]
-)
-def test_other_glyphs_are_refused(glyphs):
-    with pytest.raises(ValueError, match=r"glyphs must be \(3, 28, 28\) uint8"):
-        compose(glyphs, np.arange(3), 1, seed=0)
-
-
-def test_strips_are_picked_like_an_array():
-    strips = compose(*synthetic(30), 10, seed=0)
-    for rows in (slice(2, 5), np.array([7, 1, 1]), np.arange(10) % 3 == 0):
-        part = strips[rows]
-        for name in ("images", "sums", "digits", "corners", "glyphs"):
-            np.testing.assert_array_equal(getattr(part, name), getattr(strips, name)[rows])
-    bare = Strips(strips.images, strips.sums)[:4]
-    assert len(bare) == 4 and bare.digits is None and bare.corners is None
-    assert bare.fingerprint == strips[:4].fingerprint != strips[1:5].fingerprint
 
 
 def test_strips_look_like_the_course_data(mnist, mnist_root):

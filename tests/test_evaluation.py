@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,13 +21,8 @@ from digitsum.evaluation import (
     evaluate,
     mean_ci,
     metrics,
-    pack,
     predict,
     predictions,
-    proportion_ci,
-    sight,
-    strings_read,
-    unpack,
 )
 from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import Reading, read_strings, read_views, sum_distribution
@@ -44,7 +40,7 @@ def sharp():
 # Metrics
 
 # (value, predicted sum, true sum): any value, or one within 1.5 of the truth, where the ways to round differ
-anything = st.tuples(st.floats(-5, 45), st.integers(0, 36), st.integers(0, 36))
+anything = st.tuples(st.floats(-5, 45, allow_subnormal=False), st.integers(0, 36), st.integers(0, 36))
 close = st.builds(lambda truth, quarters: (truth + quarters / 4, truth, truth), st.integers(0, 3), st.integers(-6, 6))
 
 
@@ -71,17 +67,6 @@ def test_metrics_against_brute_force(rows):
     assert all(found[name]["low"] >= 0 and found[name]["high"] <= 1 for name in ("accuracy", "floor", "ceiling"))
 
 
-@settings(deadline=None)
-@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_proportions_have_the_interval_of_wilson(case):
-    hits, n = case
-    z, p = 1.959963984540054, hits / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    expected = {"value": p, "low": centre - half, "high": centre + half}
-    assert proportion_ci(hits, n) == pytest.approx(expected, abs=1e-9)
-
-
 def test_means_have_about_the_interval_of_the_normal_law_and_the_same_every_time():
     values = np.random.default_rng(0).normal(0, 2, 2000)
     found = mean_ci(values)
@@ -90,25 +75,6 @@ def test_means_have_about_the_interval_of_the_normal_law_and_the_same_every_time
     assert found["value"] - found["low"] == pytest.approx(half, rel=0.2)
     assert found == mean_ci(values)
     assert mean_ci(values[:1]) == dict.fromkeys(("value", "low", "high"), values[0])
-
-
-def test_no_strips_have_no_metrics():
-    with pytest.raises(ValueError, match="no strips"):
-        metrics(Predictions(np.empty(0), np.empty(0, np.int64)), np.empty(0, np.int64))
-
-
-def test_strings_count_only_when_every_digit_is_right():
-    digits = np.array([[1, 2, 3, 4]] * 4)
-    read = [[1, 2, 3, 4], [4, 3, 2, 1], [1, 2, 3], [1, 2, 3, 4]]
-    readings = [Reading(string, list(range(len(string))), 1.0) for string in read]
-    assert strings_read(Predictions(np.zeros(4), np.zeros(4), readings), digits) == proportion_ci(2, 4)
-
-
-@given(st.lists(st.tuples(st.floats(-50, 90, width=32), st.integers(0, 255)), max_size=20))
-def test_a_record_gives_back_the_answers_that_were_packed(rows):
-    values, sums = (np.array([row[k] for row in rows]) for k in (0, 1))
-    found = unpack(pack(Predictions(values.astype(float), sums.astype(int))))
-    assert found.values.tolist() == values.tolist() and found.sums.tolist() == sums.tolist()
 
 
 def test_answers_say_digits_probability_and_runner_up():
@@ -169,12 +135,6 @@ def test_an_open_count_is_found_by_the_reader_itself(sharp, tiny):
     assert predictions(sharp, tiny.val.images).log_p.shape == (16, 19)
 
 
-@pytest.mark.parametrize("count", [1, 4, 16, (1, 8), None])
-def test_a_strip_without_ink_is_wide_enough_for_its_digits(count):
-    found = predictions(build(EXPERIMENTS["reader"]), np.zeros((2, 40, 336), np.uint8), count)
-    assert found.sums.shape == (2,) and np.isfinite(found.log_p[:, 0]).all()
-
-
 def test_tta_reads_again_only_what_is_uncertain(sharp, tiny, monkeypatch):
     """The mean over three views: as it is, and moved by a pixel to either side."""
     images = tiny.val.images
@@ -200,38 +160,19 @@ def test_tta_reads_again_only_what_is_uncertain(sharp, tiny, monkeypatch):
         assert without.readings[n].digits == one.digits
 
 
-def test_sight_is_what_a_reader_sees_in_every_column(sharp, tiny):
-    seen = sight(sharp.train(), tiny.val.images[:5])
-    assert seen.shape == (5, 42, 11)
-    np.testing.assert_allclose(seen.sum(axis=2), 1, atol=1e-4)
-    with torch.no_grad():
-        once = sharp.eval()(to_input(torch.from_numpy(tiny.val.images[:5])))
-    np.testing.assert_allclose(seen, once.softmax(2), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [
-        ((5, 40, 168), np.float32), ((5, 40, 168), np.int64), ((40, 168), np.uint8), ((5, 41, 168), np.uint8),
-        ((5, 1, 40, 168), np.uint8), ((5, 40, 168, 3), np.uint8),
-    ],
-)  # fmt: skip
-def test_images_of_another_shape_or_type_are_refused(shape, dtype):
-    with pytest.raises(DataError) as caught:
-        predict(Told(), np.zeros(shape, dtype))
-    assert str(shape) in str(caught.value) and np.dtype(dtype).name in str(caught.value)
-
-
-@pytest.mark.parametrize("width", [0, 27, 28, 84, 168, 169, 200])
 @pytest.mark.parametrize("name", SMALL)
-def test_other_widths_are_read_or_refused_by_name(name, width):
+def test_other_widths_are_read_or_refused_by_name_and_other_shapes_and_types_always(name):
     model = build(EXPERIMENTS[name])
-    images = np.zeros((1, 40, width), np.uint8)
-    if width >= 28 and model.width in (None, width):
-        assert predict(model, images).shape == (1,)
-    else:
-        with pytest.raises(DataError, match=f"not of {width}"):
-            predict(model, images)
+    for width in (0, 27, 28, 84, 168, 169, 200):
+        images = np.zeros((1, 40, width), np.uint8)
+        if width >= 28 and model.width in (None, width):
+            assert predict(model, images).shape == (1,)
+        else:
+            with pytest.raises(DataError, match=f"not of {width}"):
+                predict(model, images)
+    for wrong in (np.zeros((5, 40, 168)), np.zeros((40, 168), np.uint8), np.zeros((5, 1, 40, 168), np.uint8)):
+        with pytest.raises(DataError, match=f"{re.escape(str(wrong.shape))} {wrong.dtype}"):
+            predict(model, wrong)
 
 
 # Whole data sets
@@ -256,9 +197,3 @@ def test_evaluate_keeps_the_splits_apart_and_puts_the_first_three_together(tiny)
     assert found["val"]["floor"]["value"] == 1.0 and found["val"]["ceiling"]["value"] == 0.0
     assert predicted["unseen"].sums.tolist() == (sums - 1).tolist()
     assert {entry["n"] for entry in evaluate(Told(), data, limit=2)[0].values()} == {2, 6}
-
-
-def test_data_without_unseen_strips_and_splits_of_one_strip_are_evaluated(tiny):
-    found, predicted = evaluate(Told(), replace(tiny, unseen=None).head(8, 1))
-    assert list(found) == list(predicted) == ["train", "val", "test", "entire"]
-    assert found["val"]["n"] == 1 and found["val"]["mae"]["low"] == found["val"]["mae"]["high"]

@@ -10,7 +10,7 @@ from torch import nn
 from digitsum.experiments import EXPERIMENTS
 from digitsum.models import StripModel
 from digitsum.objectives import OBJECTIVES
-from digitsum.optim import MUON_LR, OPTIMIZERS, Muon, hidden_weights
+from digitsum.optim import MUON_LR, Muon, hidden_weights
 from digitsum.training import build
 
 
@@ -22,12 +22,6 @@ class Layers(StripModel):
         self.first, self.hidden = nn.Conv2d(1, 5, 3), nn.Conv2d(5, 40, (1, 2), bias=False)
         self.head = nn.Linear(40, 1)
         self.objective = OBJECTIVES["regression"]
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_the_librarys_optimisers_get_rate_and_decay(name):
-    optimizer = OPTIMIZERS[name](nn.Linear(1, 1), 0.25, 0.125)
-    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.25, 0.125)]
 
 
 def test_muon_moves_hidden_matrices_by_their_orthogonal_momentum():

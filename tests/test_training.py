@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,16 +13,16 @@ from conftest import SMALL, Told, interrupt, run, telling
 from scipy.stats import binomtest, entropy
 from torch import nn
 
-from digitsum import devices, provenance, training
+from digitsum import devices, training
 from digitsum.checkpoints import load_state, save_state
 from digitsum.compose import Strips, compose
 from digitsum.data import source_glyphs
-from digitsum.errors import CheckpointError, DeviceError, TrainingError
+from digitsum.errors import CheckpointError, TrainingError
 from digitsum.evaluation import predict
 from digitsum.experiments import EXPERIMENTS, Augmentation
-from digitsum.objectives import OBJECTIVES, Regression
+from digitsum.objectives import Regression
 from digitsum.optim import OPTIMIZERS
-from digitsum.training import Run, batches, resident, validate
+from digitsum.training import Run, batches
 
 CPU = torch.device("cpu")
 STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`
@@ -74,17 +73,6 @@ def test_memorises_a_handful(name, tiny):
         assert losses[-1] < entropy(np.bincount(data.train.sums))
 
 
-def test_a_reader_learns_from_the_likelihood_alone(tiny):
-    """From the first loss on, which is no squared error, to one that the same answer to all strips cannot have."""
-    experiment = replace(
-        EXPERIMENTS["reader"], model_args={"widths": (16, 32, 64)}, objective_args={"start_steps": 0}, epochs=24,
-        lr=0.01, schedule="constant", augment=None,
-    )  # fmt: skip
-    data = tiny.head(8, 8)
-    losses = [row["train_loss"] for row in run(experiment, data).history]
-    assert losses[-1] < entropy(np.bincount(data.train.sums)) < losses[0] / 2
-
-
 def test_learns_to_read_strips_that_it_has_not_seen(tiny):
     """Of one digit each: more right sums than the best constant answer has, by a binomial test."""
 
@@ -122,41 +110,17 @@ def test_trains_in_bfloat16_where_it_is_wanted_and_there_and_predicts_in_float32
     assert noted == [(False, False)]
 
 
-def test_resnet50_takes_a_step(tiny):
-    experiment = replace(EXPERIMENTS["resnet50-classification"], weights=None, epochs=1, batch_size=2)
-    start, end = training.build(experiment).state_dict(), run(experiment, tiny.head(2, 2)).model.state_dict()
-    assert not any(torch.equal(start[name], end[name]) for name in ("backbone.conv1.weight", "head.weight"))
-
-
-def test_history_has_a_row_for_each_epoch(short_run):
-    assert [row["epoch"] for row in short_run.history] == [1, 2, 3]
-    for row in short_run.history:
-        assert row.keys() == {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"}
-        assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in row.values())
-        assert row["lr"] == SHORT.lr
-    assert short_run.seconds == pytest.approx(sum(row["seconds"] for row in short_run.history))
-
-
-@pytest.mark.parametrize(
-    ("schedule", "steps", "warmup", "rates"),
-    [
-        ("constant", 100, 0.1, {0: 1.0, 10: 1.0, 99: 1.0}),
-        ("one_cycle", 100, 0.1, {0: 1 / 25, 9: 1.0, 99: 4e-6}),
-        ("one_cycle", 40, 0.025, {39: 4e-6}),  # a warm-up of a single step
-        ("one_cycle", 1, 0.3, {0: 4e-6}),
-    ],
-)
-def test_schedules(schedule, steps, warmup, rates):
-    """As fractions of the learning rate."""
-    optimizer = OPTIMIZERS["adamw"](nn.Linear(1, 1), 0.5, 0.0)
-    scheduler = training.SCHEDULES[schedule](optimizer, steps, warmup)
-    used = []
-    for _ in range(steps):
-        used.append(optimizer.param_groups[0]["lr"] / 0.5)
-        optimizer.step()
-        scheduler.step()
-    assert {step: used[step] for step in rates} == pytest.approx(rates)
-    assert min(used) > 0 and max(used) <= 1
+@pytest.mark.parametrize(("schedule", "first"), [("constant", 1.0), ("one_cycle", 1 / 25)])
+def test_schedules_fit_runs_of_any_length(schedule, first):
+    for steps in (1, 10, 40, 100):  # among them one whose warm-up is a single step
+        optimizer = OPTIMIZERS["adamw"](nn.Linear(1, 1), 0.5, 0.0)
+        scheduler, used = training.SCHEDULES[schedule](optimizer, steps, 0.1), []
+        for _ in range(steps):
+            used.append(optimizer.param_groups[0]["lr"] / 0.5)
+            optimizer.step()
+            scheduler.step()
+        assert min(used) > 0 and max(used) <= 1
+    assert used[0] == pytest.approx(first) and used[9] == pytest.approx(1)
 
 
 def test_averages_are_those_of_the_strips(tiny, monkeypatch):
@@ -190,12 +154,6 @@ def test_batches_hold_every_strip_once_with_all_of_its_ink(trim):
         assert all(sums.max() - sums.min() < 8 for _, sums in one) and widths != sorted(widths)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_lone_strip_in_the_last_batch_is_no_obstacle(name, tiny):
-    """Batch normalisation cannot train on a batch of one; 16 leaves one of 17."""
-    assert len(run(replace(EXPERIMENTS[name], epochs=1, batch_size=16), tiny.head(17, 4)).history) == 1
-
-
 # What it may see, and what decides
 
 
@@ -215,26 +173,12 @@ def test_sees_nothing_but_images_and_sums_of_training_and_validation(short_run, 
     assert_same_run(run(SHORT, sealed), short_run)
 
 
-def test_validation_strips_do_not_train(short_run, tiny):
-    other = run(SHORT, replace(tiny, val=tiny.test))
-    assert [row["train_loss"] for row in other.history] == [row["train_loss"] for row in short_run.history]
-    assert other.history[0]["val_loss"] != short_run.history[0]["val_loss"]
-
-
 def test_seed_limit_and_repeats_decide(short_run, tiny):
     assert without_time(run(SHORT, tiny, seed=1)) != without_time(short_run)
     assert without_time(run(replace(SHORT, train_limit=20), tiny)) == without_time(run(SHORT, tiny.head(20)))
     twice = replace(tiny, train=tiny.train[np.arange(48).repeat(2)])
     one, other = run(replace(SHORT, lr=0.0, repeats=2), tiny), run(replace(SHORT, lr=0.0), twice)
     assert one.history[0]["train_loss"] == pytest.approx(other.history[0]["train_loss"], rel=1e-4)
-
-
-def test_the_callers_random_streams_stay_untouched(tiny):
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    run(replace(STATEFUL, epochs=1), tiny)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert random.getstate() == before[1]
-    assert np.array_equal(np.random.get_state()[1], before[2])
 
 
 @pytest.mark.parametrize(("select", "best"), [("accuracy", 2), ("loss", 4)])
@@ -255,43 +199,15 @@ def test_best_is_the_first_epoch_that_is_best_by_select(select, best, tiny, monk
     assert not torch.equal(weights[best - 1], weights[-1])
 
 
-def test_the_model_validates_as_its_best_epoch_did(stateful_run, tiny):
-    row = stateful_run.history[stateful_run.best_epoch - 1]
-    found = validate(stateful_run.model, *resident(tiny.val, CPU))
-    assert {f"val_{name}": value for name, value in found.items()}.items() <= row.items()
-    assert not stateful_run.model.training and stateful_run.model.objective == OBJECTIVES["regression"]
-
-
 # Runs that cannot go on
 
 
-@dataclass(frozen=True)
-class Broken(Regression):
-    """Regression whose loss is `value` from the given training step on."""
-
-    value: float = math.nan
-    step: int = 0
-
-    def loss(self, outputs, targets, step=None):
-        loss = super().loss(outputs, targets)
-        return loss * self.value if step is not None and step >= self.step else loss
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize(("step", "epoch"), [(0, 1), (4, 2)])
-def test_a_loss_that_is_not_finite_stops_the_run(value, step, epoch, tiny, tmp_path, monkeypatch):
-    monkeypatch.setitem(OBJECTIVES, "regression", Broken(value=value, step=step))
-    state_path = tmp_path / "resume.pt"
-    with pytest.raises(TrainingError, match=f"epoch {epoch}, by step {STEPS * epoch} .*1.00e-03"):
-        run(SHORT, tiny, state_path=state_path)
-    assert state_path.exists() == (epoch > 1), "the last whole epoch is kept, if there is one"
-
-
-@pytest.mark.parametrize("batch_size", [4, 48])
-def test_too_high_a_learning_rate_stops_the_run(batch_size, tiny):
-    """With 48 the only training loss is still finite: what the step has done shows on validation first."""
-    with pytest.raises(TrainingError, match=r"epoch 1, by step \d+ .*1\.00e\+30.*lower learning rate"):
-        run(replace(SHORT, batch_size=batch_size, epochs=1, lr=1e30), tiny)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_whole_epoch(tiny, tmp_path, monkeypatch):
+    loss = Regression.loss
+    monkeypatch.setattr(Regression, "loss", lambda *args, step=None: loss(*args) * (math.nan if step == 4 else 1))
+    with pytest.raises(TrainingError, match=r"nan in epoch 2, by step 6 .*1\.00e-03"):
+        run(SHORT, tiny, state_path=tmp_path / "resume.pt")
+    assert len(load_state(tmp_path / "resume.pt")["history"]) == 1
 
 
 @pytest.mark.parametrize(("strips", "validation", "batch_size"), [(1, 4, 16), (0, 4, 16), (8, 4, 1), (8, 0, 4)])
@@ -317,66 +233,19 @@ def test_resumes_bit_exactly(stateful_run, tiny, tmp_path, monkeypatch):
     assert_same_run(run(STATEFUL, tiny, state_path=tmp_path / "resume.pt"), stateful_run)  # finished: no step more
 
 
-def test_every_part_of_a_run_says_where_it_was_made(tiny, tmp_path, monkeypatch):
-    """Once for parts that were made in the same way, whatever the day."""
-    found = {}
-    for commit, date, step in (("a", "1", 2), ("a", "2", STEPS + 2), ("b", "3", STEPS + 2), ("a", "4", 0)):
-        here = provenance.provenance(CPU) | {"commit": commit, "date": date}
-        with monkeypatch.context() as patch:
-            patch.setattr(training, "provenance", lambda device, here=here: here)
-            interrupt(patch, step)
-            try:
-                found = run(replace(SHORT, epochs=4), tiny, state_path=tmp_path / "resume.pt")
-            except KeyboardInterrupt:
-                continue
-    assert [(each["commit"], each["date"]) for each in found.sessions] == [("a", "2"), ("b", "3"), ("a", "4")]
-
-
-@pytest.mark.parametrize("other", ["seed", "settings", "data", "damage", "a weight's name", "an entry", "an optimiser"])
+@pytest.mark.parametrize("other", ["seed", "settings", "data", "a name", "an entry"])
 def test_a_state_that_does_not_fit_is_refused_and_stays(other, tiny, tmp_path):
     path, experiment, data = tmp_path / "resume.pt", replace(SHORT, epochs=1), tiny.head(16)
     run(experiment, data, state_path=path)
     state = load_state(path)
-    if other == "settings":
-        experiment = replace(experiment, lr=5e-4)
-    elif other == "data":
-        data = tiny.head(17)
-    elif other == "damage":
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif other == "a weight's name":
+    if other == "a name":
         state["model"]["former.name"] = state["model"].pop("head.weight")
     elif other == "an entry":
         del state["sessions"]
-    elif other == "an optimiser":
-        state["optimizer"]["param_groups"] = []
-    if other.startswith("a"):
-        save_state(path, **state)
+    save_state(path, **state)
     before = path.read_bytes()
+    changes = {"settings": {"experiment": replace(experiment, lr=5e-4)}, "data": {"data": tiny.head(17)}}
+    options = {"experiment": experiment, "data": data, "seed": int(other == "seed")} | changes.get(other, {})
     with pytest.raises(CheckpointError, match=r"resume\.pt .*Delete it"):
-        run(experiment, data, seed=int(other == "seed"), state_path=path)
+        run(**options, state_path=path)
     assert path.read_bytes() == before
-
-
-# Devices
-
-
-def test_auto_takes_cuda_or_else_the_processor(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices.pick_device("auto") == devices.pick_device("cpu") == devices.pick_device(CPU) == CPU
-    with pytest.raises(DeviceError, match="toaster"):
-        devices.pick_device("toaster")
-
-
-@pytest.mark.parametrize(
-    ("name", "avx512", "amx", "faster"),
-    [
-        ("AMD EPYC", True, False, True), ("AMD EPYC", False, False, False),
-        ("Intel(R) Xeon(R) Processor", True, False, False), ("Intel(R) Xeon(R) Processor", True, True, True),
-    ],
-)  # fmt: skip
-def test_bfloat16_is_for_processors_that_are_faster_in_it(name, avx512, amx, faster, monkeypatch):
-    monkeypatch.setattr(devices, "processor", lambda: name)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert devices.has_bfloat16(CPU) is faster
-    assert devices.has_bfloat16(torch.device("mps")) is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from digitsum import plots
+from digitsum.checkpoints import replacing
 
 WINE = "#882255"
 plots.LOOKS |= {
@@ -108,3 +110,11 @@ def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
     axes.yaxis.set_major_formatter(_fine_percent)
     axes.grid(True)
     return plots.done(figure)
+
+
+def save(figure: Figure, path: Path, width: float, height: float) -> None:
+    """Write a figure as PDF at a size in inches: the same bytes for the same figure."""
+    figure.set_size_inches(width, height)
+    figure.draw_without_rendering()  # the layout needs a second round after a change of size
+    with replacing(path) as temporary, plots.mpl.rc_context({"pdf.fonttype": 42}):  # searchable text
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})

@@ -19,7 +19,7 @@ from digitsum.provenance import provenance
 
 from ..studies.pseudo_labels import label_digits
 from . import charts
-from .report import save
+from .charts import save
 
 EDGES = (5, 25, 50, 75, 95)  # percentiles
 SURE = 0.9  # count wrong answers of a higher probability

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import typst
-from matplotlib.figure import Figure
 
 from digitsum import plots
 from digitsum.checkpoints import replacing, write_json
@@ -20,6 +19,7 @@ from digitsum.errors import RecordError
 from ..studies import READER, STUDIES
 from ..studies.calibration import Reliability
 from . import charts
+from .charts import save
 from .facts import Studies, by_variant, facts_json, of_seeds, one_row_each
 from .records import Record, best_seed, load_comparison, load_records, load_studies, read_json, trained_on, unchanged
 
@@ -88,11 +88,3 @@ def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> No
     for run in itertools.chain(unchanged(records, STUDIES["sums"].base), *studies["sums"].values()):
         by_sums.setdefault(trained_on(run), []).append(run["metrics"]["unseen"]["accuracy"]["value"])
     save(charts.data_curve(by_sums), folder / "sums.pdf", 5, 2.5)
-
-
-def save(figure: Figure, path: Path, width: float, height: float) -> None:
-    """Write a figure as PDF at a size in inches: the same bytes for the same figure."""
-    figure.set_size_inches(width, height)
-    figure.draw_without_rendering()  # the layout needs a second round after a change of size
-    with replacing(path) as temporary, plots.mpl.rc_context({"pdf.fonttype": 42}):  # searchable text
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})

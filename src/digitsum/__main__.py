@@ -54,6 +54,8 @@ def train(
 
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "train_limit": train_limit}
     changes = {key: value for key, value in changes.items() if value is not None}
+    if not experiments:
+        raise DataError(f"Name one experiment or several: {', '.join(EXPERIMENTS)}.")
     if any(value <= 0 for value in changes.values()):
         raise DataError(f"{', '.join(changes)} must be larger than 0.")
     if weights is not None:
@@ -139,6 +141,8 @@ def predict(
     from .evaluation import answers, predictions
     from .images import read_strips
 
+    if not images:
+        raise DataError("Name one image or several, such as docs/example.png.")
     model, rows, strips = load_checkpoint(checkpoint, pick_device(device)), [], []
     paths = [each for path in images for each in (sorted(path.iterdir()) if path.is_dir() else [path])]
     for path in tqdm(paths, disable=len(paths) < 20):
@@ -185,7 +189,10 @@ def _count(text: str) -> Any:
         return None
     if not all(part.isdecimal() for part in parts) or len(parts) > 2:
         raise DataError(f"--digits {text} is no count. Use a number such as 4, a range such as 1-8, or any.")
-    return int(text) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    least, most = int(parts[0]), int(parts[-1])
+    if least > most:
+        raise DataError(f"--digits {text} is empty. Put the smaller number first.")
+    return least if least == most else (least, most)
 
 
 def main(arguments: list[str] | None = None) -> int:

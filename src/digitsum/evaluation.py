@@ -81,6 +81,9 @@ def predictions(
     _check(model, images)
     objective = model.objective
     if isinstance(objective, SumLikelihood) and digits != "trained":
+        most = digits[1] if isinstance(digits, tuple) else digits or 0
+        if model.stride and int(most) > images.shape[2] // model.stride:
+            raise DataError(f"{most} digits do not fit into strips of {images.shape[2]} columns.")
         objective = replace(objective, count=digits)  # type: ignore[arg-type]
     parts = [Predictions(np.empty(0), np.empty(0, np.int64), [], np.empty((0, 1)))]
     order = np.empty(0, np.int64)

@@ -1,169 +1,267 @@
 """Images from outside: a photograph, scan or drawing of a row of digits, made into a strip as the models know them."""
 
-from __future__ import annotations
-
+import importlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
+from skimage import filters, measure, transform
 
 from .compose import HEIGHT, WIDTH
 from .data import open_strips
 from .errors import ImageError
 
-DIGIT = 20  # rows: an MNIST digit fills 20 of its glyph's 28
-STROKE = 0.13  # MNIST's strokes are this share of the digit's height wide, or wider
-MARGIN = 8  # black columns left of the first digit, the median of the course data
-MAX_GAP = 24  # columns: wider gaps between digits are shortened where the strip would outgrow the canvas
+FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"]  # no other decoder is ever started
+MAX_PIXELS, MAX_ASPECT, MAX_PAGES = 120_000_000, 60, 100
+MEMORY = 300_000_000  # bytes that decoding may take; the libraries and the search take less than 200 MB more
 WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first
-FLOOR = 0.3  # paler than this share of the ink is paper: shadows, ruled lines, the other side shining through
 FAINTEST = 0.12  # the least contrast of ink, where black on white is 1
+LIGHT = 0.8  # of the shorter side: what is dark over such a square is not ink but a desk, a border or a shadow
+WEAK, STRONG = 0.9, 1.3  # times Otsu's threshold: ink is what is WEAK and joined to something STRONG
+LEVEL = np.pi / 2 + np.deg2rad(np.arange(-4, 4.1, 0.25))  # directions of ruled lines
+DIGIT = 22  # rows of a digit on the strip; MNIST's have 20, but the reader separates larger ones better
+STROKE = 0.13, 0.22  # the thinnest and the thickest stroke, as a share of the digit's height
+SMALL = 0.4  # of the usual digit's height: what is lower is a dot, a dash or a speck
+MARGIN = 8  # black columns left and right of the digits, the median of the course data
+GAPS = -6, 10  # columns: the least and the widest gap between the boxes of two digits
 
 
 def read_strips(path: str | Path) -> np.ndarray:
-    """Read the strips of a `.npy` file (see `open_strips`), or the one strip of an image file (see `read_image`).
+    """Read the strips of a `.npy` file (see `open_strips`), or one strip for each page of an image file.
 
+    Blank strips of a `.npy` file stay where they are: a reader finds no digits in them.
     Returns (N, 40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError` or `DataError`.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".npy":
-        return read_image(path)[None]
-    _check_file(path)
-    strips = open_strips(path)
-    for k, strip in enumerate(strips):
-        _check_ink(strip.max() / 255, f"{path}, strip {k}")
-    return _pad(strips)
+    if Path(path).suffix.lower() == ".npy":
+        return _pad(open_strips(_checked(path)))
+    strips = [_strip(*page) for page in _pages(_checked(path))]
+    return np.stack([_pad(strip, max(each.shape[1] for each in strips)) for strip in strips])
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file of any size, depth and polarity as one strip: ink up to 255 on black.
+    """Read the first page of an image file of any size, depth and polarity as one strip: ink up to 255 on black.
 
-    An image 40 pixels high with an even black or white background is taken as a strip already. Any other is levelled,
-    cropped to its ink and scaled so that its digits are 20 pixels high, with strokes no thinner than MNIST's.
-    Returns (40, W) uint8, W at least 168 and a multiple of 4. Raises ImageError.
+    A picture that is a strip already passes as it is. In any other, what is not ink is removed, and each digit is
+    brought to 22 rows, with strokes about as thick as MNIST's.
+    Returns (40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError`.
     """
+    return _strip(*next(_pages(_checked(path))))
+
+
+def _checked(path: str | Path) -> Path:
     path = Path(path)
-    _check_file(path)
+    if not path.is_file() or not path.stat().st_size:  # a pipe or a device is no file
+        raise ImageError(f"{path} is {'empty' if path.is_file() else 'not a file'}: check the path, or save it again")
+    return path
+
+
+def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
+    """Yield the brightness (H, W) 0..255 of each page of an image file, and the page's name for messages."""
+    heif = path.suffix.lower() in (".heic", ".heif")
     try:
-        with Image.open(path) as image:
-            grey = _grey(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large: reduce it to a few thousand pixels a side") from error
-    except Exception as error:  # whatever the decoder of some format makes of a damaged file
-        raise ImageError(f"{path} is not a readable image: save it again as PNG or JPEG ({error})") from error
-    if min(grey.shape) < 8:
-        raise ImageError(f"{path} is only {grey.shape[1]}x{grey.shape[0]} pixels: give an image of at least 20 rows")
-
-    paper = np.median(grey)
-    if len(grey) == HEIGHT and not 8 < paper < 247:
-        strip = np.rint(grey if paper <= 8 else 255 - grey).astype(np.uint8)
-        _check_ink(strip.max() / 255, path)
-        return _pad(strip)
-    grey = _resize(grey, min(1.0, (WORKING_PIXELS / grey.size) ** 0.5))
-    return _pad(_typeset(*_find_digits(_level(grey), path)))
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise ImageError(f"{path} is not a file: check the path")
-    if not path.stat().st_size:
-        raise ImageError(f"{path} is empty: save or copy it again")
+        if heif:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["HEIF"] if heif else FORMATS) as image:
+            pages = getattr(image, "n_frames", 1) if image.format in FORMATS else 1  # a phone's MPO or HEIF is one
+            if pages > MAX_PAGES:
+                raise ImageError(f"{path} has {pages} pages: split it into files of at most {MAX_PAGES}")
+            for page in range(pages):
+                image.seek(page)
+                _check_size(image, path)
+                yield _grey(image), f"{path}, page {page + 1}" if pages > 1 else str(path)
+    except ImageError:
+        raise
+    except Exception as error:  # whatever the decoder of some format makes of a damaged or huge file
+        first = "pip install pillow-heif, or " if isinstance(error, ImportError) else ""
+        raise ImageError(f"{path} is not a readable image: {first}save it again as PNG or JPEG ({error})") from error
 
 
-def _check_ink(contrast: float, where: str | Path) -> None:
-    if contrast < FAINTEST:
-        raise ImageError(f"{where}: no ink found: the digits must stand out from their background")
+def _check_size(image: Image.Image, path: Path) -> None:
+    """Refuse a picture, before it is decoded, whose shape is no row of digits or that would take too much memory."""
+    each = {"L": 1, "1": 3, "P": 2, "I;16": 6}.get(image.mode, 4) + 4 * ("transparency" in image.info)  # bytes a pixel
+    if image.format in ("JPEG", "MPO"):  # reduced while decoding, but a progressive one is held whole
+        each = 8 if "progressive" in image.info else 1
+    elif image.format in ("WEBP", "HEIF", "GIF", "TIFF"):  # the decoder holds copies
+        each = 2 * each if image.format == "TIFF" else 12
+    short, long = sorted(image.size)
+    if not 8 <= short <= long <= MAX_ASPECT * short or short * long > min(MAX_PIXELS, MEMORY / each):
+        raise ImageError(
+            f"{path} has {image.width}x{image.height} pixels: give a row of digits 20 to 2,000 pixels high"
+        )
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """Brightness (H, W) from 0 to 255; transparent pixels become the paper."""
+    """Decode a picture as brightness (H, W) 0..255 of at most 1,000,000 pixels; what is transparent becomes paper."""
+    scale = (WORKING_PIXELS / (image.width * image.height)) ** 0.5
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image.draft("L", size)
+        clear, deep = "transparency" in image.info, image.mode.startswith("I;16")
+        if clear or deep or image.mode in ("1", "P"):
+            image = image.convert("RGBA" if clear else "I" if deep else "L")
+        image = image.resize(size, Image.Resampling.BOX)
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 bits and more
-        grey = np.nan_to_num(np.asarray(image, np.float64)).clip(0)
-        return grey * 255 / min((full for full in (1, 255, 65535) if grey.max() <= full), default=grey.max())
-    if "A" not in image.mode and "transparency" not in image.info:
-        return np.asarray(image.convert("L"), np.float64)
-    grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA"), np.float64), 2, 0)
-    visible = alpha > 127
-    paper = np.median(grey[visible]) if visible.any() else 0.0
-    if visible.mean() < 0.5:  # only the ink is drawn: put its opposite under it
-        paper = 0.0 if paper > 127 else 255.0
-    return paper + (grey - paper) * alpha / 255
+        grey = np.nan_to_num(np.asarray(image, np.float32)).clip(0)
+        grey *= 255 / min((full for full in (1, 255, 65535) if grey.max() <= full), default=grey.max())
+    elif "A" not in image.mode and "transparency" not in image.info:
+        grey = np.asarray(image.convert("L"), np.float32)
+    else:
+        grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA"), np.float32), 2, 0)
+        shade = np.median(grey[alpha >= min(128, alpha.max())])
+        paper = shade if (alpha > 127).mean() > 0.5 else 255.0 * (shade < 128)  # if only ink is drawn, its opposite
+        grey = paper + (grey - paper) * alpha / 255
+    return grey
 
 
-def _level(grey: np.ndarray) -> np.ndarray:
-    """Ink (H, W) as contrast, 0 on the paper and up to 1, free of even and of slowly changing light.
+def _strip(grey: np.ndarray, name: str) -> np.ndarray:
+    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8.
 
-    The light is the quadratic surface through the paper; what lies furthest from it, on either side, is the ink.
+    Ink is darker, or lighter, than what is around it. A strip has 40 rows, even paper, and digits of 24 rows or fewer.
     """
-    small = _resize(grey, min(1.0, 100 / max(grey.shape)))
-    values, terms = small.ravel(), _surface_terms(small.shape)
-    paper = np.ones(len(values), bool)
-    for _ in range(10):
-        surface = np.linalg.lstsq(terms[paper], values[paper], rcond=None)[0]
-        distance = np.abs(values - terms @ surface)
-        paper = distance <= max(2 * np.median(distance), 2.0)
-    light = (_surface_terms(grey.shape) @ surface).reshape(grey.shape)
-    if ((grey - light) ** 3).sum() > 0:
-        return (grey - light).clip(0) / 255
-    return (light - grey).clip(0) / light.clip(16)
+    step = 1 + max(grey.shape) // 120
+    small = grey[::step, ::step]
+    around = ndimage.median_filter(small, max(3, round(0.6 * min(small.shape))))
+    dark = grey if ((small - around) ** 3).sum() < 0 else 255 - grey
+    ink = dark[:, (dark < 155).any(axis=0)] < 155
+    if len(ink) == HEIGHT and np.median(dark) >= 247 and ink.any() and not ink[[0, -1]].any():
+        rows = HEIGHT - ink.argmax(axis=0) - ink[::-1].argmax(axis=0)
+        if np.percentile(rows, 75) <= 24:
+            return _pad(np.rint(255 - dark).astype(np.uint8))
+    return _pad(_typeset(*_digits(*_ink(dark, name), name)))
 
 
-def _surface_terms(shape: tuple[int, ...]) -> np.ndarray:
-    y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].reshape(2, -1)
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return ink (H, W) from 0 to 1 without paper, frames and lines, and its mask (H, W)."""
+    grey, size = ndimage.gaussian_filter(grey, 1), max(9, round(LIGHT * min(grey.shape)))
+    light = ndimage.grey_closing(np.pad(grey, size, mode="edge"), (size, size))[size:-size, size:-size].clip(16)
+    contrast = ((light - grey) / light).clip(0)
+    if ndimage.uniform_filter(contrast, 3).max() < FAINTEST:
+        raise ImageError(f"{name}: no ink found: the digits must stand out from their background")
+    threshold = filters.threshold_otsu(contrast)
+    mask = filters.apply_hysteresis_threshold(contrast, WEAK * threshold, STRONG * threshold)
+    mask &= ~_frames(mask)
+    thickness, (height, width) = max(3, round(0.8 * _stroke(mask))), mask.shape
+    lines = _lines(mask, max(0.5 * width, 0.6 * height), thickness)
+    lines |= _lines(mask.T, 0.95 * height, max(2, thickness // 2)).T
+    if lines.any():
+        shade, ink = np.percentile(contrast[lines], 80), np.median(contrast[contrast > threshold])
+        if shade < 0.75 * ink:  # on paler lines, strokes can be told by their shade
+            lines &= contrast < (shade + ink) / 2
+        mask = ndimage.binary_opening(mask & ~lines, np.ones((2, 2)))
+        contrast = np.where(ndimage.binary_dilation(lines, np.ones((3, 3))) & ~mask, 0, contrast)
+    if not mask.any():
+        raise ImageError(f"{name}: only lines found, no digits: write the digits darker, or crop the lines off")
+    paper, ink = WEAK * threshold / 2, np.percentile(contrast[mask], 60)
+    return ((contrast - paper) / (ink - paper)).clip(0, 1), mask
 
 
-def _find_digits(contrast: np.ndarray, path: Path) -> tuple[np.ndarray, float, float]:
-    """Crop to the ink, without specks: the ink (h, w) from 0 to 1, its digits' height and strokes' width in pixels."""
-    peak = ndimage.uniform_filter(contrast, 3).max()
-    _check_ink(peak, path)
-    pieces, _ = ndimage.label(contrast > FLOOR * peak, np.ones((3, 3)))
-    sizes = np.array([[cut.stop - cut.start for cut in box] for box in ndimage.find_objects(pieces)])
-    large = sizes.max(axis=1) > 0.15 * sizes.max()
-    inked = np.isin(pieces, np.flatnonzero(large) + 1)
-    ink = (contrast / np.percentile(contrast[inked], 60)).clip(0, 1) * ndimage.binary_dilation(inked, np.ones((3, 3)))
-
-    # Most digits stand alone, and a piece wider than high is a few of them, whose height says less.
-    heights, widths = sizes[large & (sizes[:, 0] > 0.5 * sizes[large, 0].max())].T
-    alone = widths < 1.25 * heights
-    digit = float(np.median(heights[alone] if alone.any() else heights))
-    if digit < 8:
-        raise ImageError(f"{path}: the digits are only {digit:.0f} pixels high: give them at least 8, better 20")
-    rows, cols = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
-    ink = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    if len(ink) > 3 * digit:
-        raise ImageError(f"{path}: the ink is not one row of digits: crop the image to one level row")
-    depth = ndimage.distance_transform_edt(ink > FLOOR)
-    stroke = 4 * depth[depth > 0].mean() - 2  # in a bar w pixels wide, depths 1, 2, .., 2, 1 have the mean (w + 2) / 4
-    if stroke > digit / 2:
-        raise ImageError(f"{path}: the ink is patches, not strokes: crop the image to the digits and the paper")
-    return ink, digit, stroke
+def _frames(mask: np.ndarray) -> np.ndarray:
+    """Find frames and boxes (H, W): thin pieces of a mask that have another piece, about as high, in a hole."""
+    labels, frames = measure.label(mask), []
+    regions = measure.regionprops(labels)
+    high = np.array([0] + [region.image.shape[0] for region in regions])
+    for region in regions:
+        if region.extent < 0.25 and high[region.label] > 0.2 * high.max():
+            holes = ndimage.binary_fill_holes(region.image) & ~region.image
+            if high[labels[region.slice][holes]].max(initial=0) > 0.3 * high[region.label]:
+                frames.append(region.label)
+    return np.isin(labels, frames)
 
 
-def _typeset(ink: np.ndarray, digit: float, stroke: float) -> np.ndarray:
-    """Lay the ink out as the models know it: size, weight of the strokes, place on the strip."""
-    thicken = 2 * round((STROKE * digit - stroke) / 2) + 1
-    if thicken > 1:
-        ink = ndimage.grey_dilation(np.pad(ink, thicken // 2), (thicken, thicken))
-        digit += thicken - 1
-    ink = _resize(ink, min(DIGIT / digit, (HEIGHT - 4) / len(ink)))
-    ink = (ink / np.percentile(ink[ink > 0.5 * ink.max()], 75)).clip(0, 1)
-    if ink.shape[1] > WIDTH - 2 * MARGIN:
-        columns = np.arange(ink.shape[1])
-        since_ink = columns - np.maximum.accumulate(np.where(ink.max(axis=0) > 0.1, columns, 0))
-        ink = ink[:, since_ink <= MAX_GAP]
-    top = (HEIGHT - len(ink)) // 2
-    strip = np.pad(ink, [(top, HEIGHT - len(ink) - top), (MARGIN, MARGIN)])
+def _lines(mask: np.ndarray, length: float, thickness: int) -> np.ndarray:
+    """Find the long, thin, almost level lines (H, W) of a mask, by Hough's transform, without strokes that cross."""
+    thin = mask & ~ndimage.binary_opening(mask, np.ones((thickness + 1, 1)))
+    level = ndimage.binary_opening(thin, np.ones((1, max(3, round(length / 40)))))
+    lines, (y, x) = np.zeros_like(mask), np.mgrid[: mask.shape[0], : mask.shape[1]]
+    space = transform.hough_line(level, LEVEL)
+    peaks = transform.hough_line_peaks(*space, thickness, len(LEVEL), threshold=length / 2, num_peaks=50)
+    for _, angle, distance in zip(*peaks, strict=True):
+        band = np.abs(x * np.cos(angle) + y * np.sin(angle) - distance) <= thickness / 2 + 1
+        columns = np.flatnonzero((level & band).any(axis=0))
+        if len(columns) > length / 2 and np.ptp(columns) >= length:
+            inked = (mask & band).any(axis=0)[columns[0] : columns[-1]]
+            if inked.mean() > 0.85:  # the feet of 2 2 2 2 have gaps
+                lines |= thin & band
+    return lines
+
+
+def _stroke(mask: np.ndarray) -> float:
+    """Return the strokes' width: in a bar w pixels wide, depths 1, 2, .., 2, 1 have the mean (w + 2) / 4."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))
+    return 4 * float(depth[depth > 0].mean()) - 2 if mask.any() else 0.0
+
+
+def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np.ndarray, np.ndarray]], float, float]:
+    """Return the digits from left to right, their usual height and their strokes' width.
+
+    A digit is its ink (h, w) from 0 to 1 and its box: top, left, bottom, right. Digits that touch are as one.
+    """
+    labels = measure.label(mask)
+    boxes = np.array([region.bbox for region in measure.regionprops(labels)])
+    heights, widths = (boxes[:, 2:] - boxes[:, :2]).T
+    large = heights > SMALL * heights.max()
+    alone = large & (widths < 1.25 * heights)  # a wider piece is a few digits, whose height says less
+    digit = float(np.median(heights[alone if alone.any() else large]))
+    flat = (widths > 1.2 * heights) & (heights < SMALL * digit)
+    used = (np.maximum(heights, widths) > 0.12 * heights.max()) & ~(flat & (widths > 1.2 * digit))
+    groups: list[tuple[np.ndarray, list[int]]] = []  # boxes and pieces of digits; pieces above each other are joined
+    for k in sorted(np.flatnonzero(used), key=lambda k: -heights[k]):
+        for box, pieces in groups:
+            rows, columns = np.minimum(box[2:], boxes[k, 2:]) - np.maximum(box[:2], boxes[k, :2])
+            near = rows > -0.2 * digit and columns > 0.5 * min(box[3] - box[1], widths[k])
+            if near and not (flat[k] and flat[pieces[0] - 1]):
+                box[:2], box[2:] = np.minimum(box[:2], boxes[k, :2]), np.maximum(box[2:], boxes[k, 2:])
+                pieces.append(k + 1)
+                break
+        else:
+            groups.append((boxes[k].copy(), [k + 1]))
+    groups = [(box, pieces) for box, pieces in groups if box[2] - box[0] > SMALL * digit]  # without dots and dashes
+    stroke = _stroke(np.isin(labels, [label for _, pieces in groups for label in pieces]))
+    top, left, bottom, right = np.array([box for box, _ in groups]).reshape(-1, 4).T
+    shared = np.minimum.outer(right, right) - np.maximum.outer(left, left)
+    above = (shared > 0.3 * (right - left)) & (bottom[:, None] < top)
+    for fault, found in {
+        f"the digits are only {digit:.0f} pixels high: give them at least 8, better 20": digit < 8,
+        "only dashes found, no digits: crop the image to one row of digits": not groups,
+        "the background has a pattern or a text: crop the image to one row on plain paper": len(groups) > 60,
+        "several rows found: crop the image to one row of digits": (above | above.T).any(axis=1).mean() > 0.5,
+        "the ink is patches, not strokes: crop the image to the digits and the paper": stroke > digit / 2,
+    }.items():
+        if found:
+            raise ImageError(f"{name}: {fault}")
+    labels = np.where(labels, labels, ndimage.grey_dilation(labels, (3, 3)))  # with the strokes' soft edges
+    parts = []
+    for box, pieces in sorted(groups, key=lambda group: group[0][1] + group[0][3]):
+        cut = np.s_[max(box[0] - 1, 0) : box[2] + 1, max(box[1] - 1, 0) : box[3] + 1]
+        parts.append((ink[cut] * np.isin(labels[cut], pieces), box))
+    return parts, digit, stroke
+
+
+def _typeset(parts: list[tuple[np.ndarray, np.ndarray]], digit: float, stroke: float) -> np.ndarray:
+    """Lay digits out as the models know them: their size, the weight of the strokes, their place on the strip."""
+    strip, end, last = np.zeros((HEIGHT, 0), np.float32), MARGIN, parts[0][1][1]
+    for ink, (top, left, bottom, right) in parts:
+        thicker = 2 * round((STROKE[0] * (bottom - top) - stroke) / 2)
+        if thicker <= 0:
+            thicker = min(0, round(STROKE[1] * (bottom - top) - stroke))
+        pen, scale = abs(thicker) + 1, DIGIT / (bottom - top + thicker)
+        ink = (ndimage.grey_dilation if thicker > 0 else ndimage.grey_erosion)(np.pad(ink, pen), (pen, pen))
+        size = tuple(max(1, round(side * scale)) for side in ink.shape[::-1])
+        ink = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC))
+        ink = (ink / np.percentile(ink[ink >= 0.5 * ink.max()], 75).clip(0.1)).clip(0, 1)
+        ink = ink[(ink > 0.1).any(axis=1)][:HEIGHT, (ink > 0.1).any(axis=0)]
+        start = max(0, end + round(np.clip((left - last) * min(scale, DIGIT / digit), *GAPS)))
+        end, last, above = start + ink.shape[1], right, (HEIGHT - len(ink)) // 2
+        strip = np.pad(strip, [(0, 0), (0, max(0, end + MARGIN - strip.shape[1]))])
+        np.maximum(strip[above : above + len(ink), start:end], ink, out=strip[above : above + len(ink), start:end])
     return np.rint(255 * strip).astype(np.uint8)
 
 
-def _resize(pixels: np.ndarray, scale: float) -> np.ndarray:
-    height, width = (max(1, round(side * scale)) for side in pixels.shape)
-    return np.asarray(Image.fromarray(pixels.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _pad(strips: np.ndarray) -> np.ndarray:
-    """Add black columns on the right, up to the canvas's width and then to a multiple of 4."""
-    missing = max(WIDTH - strips.shape[-1], -strips.shape[-1] % 4)
+def _pad(strips: np.ndarray, width: int = WIDTH) -> np.ndarray:
+    """Add black columns on the right, up to a width and then to a multiple of 4."""
+    missing = max(width - strips.shape[-1], -strips.shape[-1] % 4)
     return np.pad(strips, [(0, 0)] * (strips.ndim - 1) + [(0, missing)])
