@@ -15,6 +15,7 @@ import torch
 from conftest import ENVIRONMENT, save
 from PIL import Image
 
+import digitsum.plots
 from digitsum import load_checkpoint, load_data, predict
 from digitsum.__main__ import main
 from digitsum.checkpoints import read_metadata
@@ -99,6 +100,16 @@ def test_predict_reads_a_folder_of_any_widths_and_writes_tables(name, weights, c
     model = load_checkpoint(weights[name])
     assert [row["sum"] for row in answers if row["file"] == "rows/two.npy"] == predict(model, strips[1:], 4).tolist()
     assert Image.open("out.png").size[0] > 100
+
+
+def test_a_strip_without_digits_takes_no_other_strips_caption(weights, monkeypatch):
+    strips, drawn = load_data("digits").test.images[:3].copy(), []
+    strips[1] = 0
+    np.save("three.npy", strips)
+    captioned = digitsum.plots.captioned
+    monkeypatch.setattr(digitsum.plots, "captioned", lambda *args: drawn.extend(args) or captioned(*args))
+    assert main(["predict", "three.npy", "--checkpoint", str(weights["reader"]), "--show", "out.png"]) in (0, 2)
+    assert len(drawn[0]) == len(drawn[1])
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def outcomes(logits: torch.Tensor) -> dict[tuple[int, ...], float]:
 @given(
     columns=st.integers(1, 4),
     bounds=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    scale=st.floats(0.1, 8.0),
+    scale=st.floats(0.1, 8.0, allow_subnormal=False),
     seed=st.integers(0, 2**31),
 )
 def test_agrees_with_enumeration(columns, bounds, scale, seed):

@@ -23,8 +23,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = "digits-smoke"
 IMAGE = str(REPOSITORY / "docs" / "example.png")
 FEW = {"STRIPS": 100, "UNSEEN": 20}  # of digitsum.data, here and in the kernels
-LARGE = [name for name in EXPERIMENTS if name.startswith("resnet50")]  # not trained here: they take most of the time
-SMALL = [name for name in EXPERIMENTS if name not in LARGE]
+LARGE = ["resnet50-regression", "resnet50-classification"]  # not trained here: they take most of the time
+SMALL = [f"{model}-{way}" for model in ("baseline_cnn", "cnn_attention") for way in ("regression", "classification")]
+SMALL.append("reader")
 ON_RECORD = "cnn_attention-regression"
 
 

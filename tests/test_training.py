@@ -181,6 +181,14 @@ def test_seed_limit_and_repeats_decide(short_run, tiny):
     assert one.history[0]["train_loss"] == pytest.approx(other.history[0]["train_loss"], rel=1e-4)
 
 
+def test_every_epoch_takes_the_strips_in_another_order(tiny, monkeypatch):
+    seen, to_input = [], training.to_input
+    monkeypatch.setattr(training, "to_input", lambda images: seen.append(images.sum().item()) or to_input(images))
+    run(SHORT, tiny)
+    epochs = [seen[k : k + STEPS] for k in range(0, len(seen), STEPS + 1)]  # one batch of validation follows each
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 3 and len({sum(epoch) for epoch in epochs}) == 1
+
+
 @pytest.mark.parametrize(("select", "best"), [("accuracy", 2), ("loss", 4)])
 def test_best_is_the_first_epoch_that_is_best_by_select(select, best, tiny, monkeypatch):
     """Validation is scripted; the run must end with the weights that it saw in the best epoch."""

@@ -71,19 +71,11 @@ def train(
         folder = folder or f"{data.source}-{preset}"
         chosen = [EXPERIMENTS[name] for name in experiments]
         plan = results / folder / "plan.json"
+        where: Any = {"folder": folder, "models": models, "results": results}
         for experiment in shortened(chosen, preset, data, minutes=minutes, device=device, path=plan):
             experiment, name = replace(experiment, **changes), experiment.name
             for each in seed:
-                record = run_experiment(
-                    experiment,
-                    data,
-                    seed=each,
-                    device=device,
-                    folder=folder,
-                    models=models,
-                    results=results,
-                    again=again,
-                )
+                record = run_experiment(experiment, data, seed=each, device=device, again=again, **where)
                 for setting, (usual, ours) in record["changed"].items():
                     print(f"{name}: {setting} is {ours}, not {usual}")
                 print(results_table([record]).to_markdown())
@@ -143,13 +135,15 @@ def predict(
 
     if not images:
         raise DataError("Name one image or several, such as docs/example.png.")
-    model, rows, strips = load_checkpoint(checkpoint, pick_device(device)), [], []
+    model, rows, strips, titles = load_checkpoint(checkpoint, pick_device(device)), [], [], []
     paths = [each for path in images for each in (sorted(path.iterdir()) if path.is_dir() else [path])]
     for path in tqdm(paths, disable=len(paths) < 20):
         try:
             found = read_strips(path)
-            rows += [{"file": str(path)} | row for row in answers(predictions(model, found, _count(digits)))]
-            strips += [strip[:, : max(168, found.shape[2])] for strip in found]
+            described = answers(predictions(model, found, _count(digits)))
+            rows += [{"file": str(path)} | row for row in described]
+            strips += list(found)
+            titles += [str(row.get("digits") or row.get("sum", "no digits")) for row in described]
         except (DigitsumError, OSError) as error:  # the others can still be read
             rows.append({"file": str(path), "error": str(error)})
     for row in rows:
@@ -165,7 +159,6 @@ def predict(
     if show and strips:
         width = max(strip.shape[1] for strip in strips)
         padded = np.stack([np.pad(strip, [(0, 0), (0, width - strip.shape[1])]) for strip in strips])
-        titles = [f"{row['digits'] or row['sum']}" for row in rows if "error" not in row]
         plots.captioned(padded, titles).savefig(show)
     return 2 if any("error" in row for row in rows) else 0
 

@@ -18,7 +18,6 @@ FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"]  # no other decoder is e
 MAX_PIXELS, MAX_ASPECT, MAX_PAGES = 120_000_000, 60, 100
 MEMORY = 300_000_000  # bytes that decoding may take; the libraries and the search take less than 200 MB more
 WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first
-FAINTEST = 0.12  # the least contrast of ink, where black on white is 1
 LIGHT = 0.8  # of the shorter side: what is dark over such a square is not ink but a desk, a border or a shadow
 WEAK, STRONG = 0.9, 1.3  # times Otsu's threshold: ink is what is WEAK and joined to something STRONG
 LEVEL = np.pi / 2 + np.deg2rad(np.arange(-4, 4.1, 0.25))  # directions of ruled lines
@@ -88,9 +87,7 @@ def _check_size(image: Image.Image, path: Path) -> None:
         each = 2 * each if image.format == "TIFF" else 12
     short, long = sorted(image.size)
     if not 8 <= short <= long <= MAX_ASPECT * short or short * long > min(MAX_PIXELS, MEMORY / each):
-        raise ImageError(
-            f"{path} has {image.width}x{image.height} pixels: give a row of digits 20 to 2,000 pixels high"
-        )
+        raise ImageError(f"{path} has {image.width}x{image.height} pixels: give one row, 20 to 2,000 pixels high")
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -118,33 +115,35 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _strip(grey: np.ndarray, name: str) -> np.ndarray:
-    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8.
-
-    Ink is darker, or lighter, than what is around it. A strip has 40 rows, even paper, and digits of 24 rows or fewer.
-    """
-    step = 1 + max(grey.shape) // 120
-    small = grey[::step, ::step]
+    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8."""
+    small = grey[:: 1 + max(grey.shape) // 120, :: 1 + max(grey.shape) // 120]
     around = ndimage.median_filter(small, max(3, round(0.6 * min(small.shape))))
     dark = grey if ((small - around) ** 3).sum() < 0 else 255 - grey
     ink = dark[:, (dark < 155).any(axis=0)] < 155
-    if len(ink) == HEIGHT and np.median(dark) >= 247 and ink.any() and not ink[[0, -1]].any():
-        rows = HEIGHT - ink.argmax(axis=0) - ink[::-1].argmax(axis=0)
-        if np.percentile(rows, 75) <= 24:
-            return _pad(np.rint(255 - dark).astype(np.uint8))
+    rows = HEIGHT - ink.argmax(axis=0) - ink[::-1].argmax(axis=0) if len(ink) == HEIGHT else np.empty(0)
+    if len(rows) and np.percentile(rows, 75) <= 24 and np.median(dark) >= 247 and not ink[[0, -1]].any():
+        return _pad(np.rint(255 - dark).astype(np.uint8))  # it is a strip already
     return _pad(_typeset(*_digits(*_ink(dark, name), name)))
 
 
 def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return ink (H, W) from 0 to 1 without paper, frames and lines, and its mask (H, W)."""
     grey, size = ndimage.gaussian_filter(grey, 1), max(9, round(LIGHT * min(grey.shape)))
-    light = ndimage.grey_closing(np.pad(grey, size, mode="edge"), (size, size))[size:-size, size:-size].clip(16)
-    contrast = ((light - grey) / light).clip(0)
-    if ndimage.uniform_filter(contrast, 3).max() < FAINTEST:
+    light = ndimage.grey_closing(np.pad(grey, size, mode="edge"), (size, size))[size:-size, size:-size]
+    contrast = ((light - grey) / light.clip(16)).clip(0)
+    if ndimage.uniform_filter(contrast, 3).max() < 0.12:  # black on white has 1
         raise ImageError(f"{name}: no ink found: the digits must stand out from their background")
     threshold = filters.threshold_otsu(contrast)
     mask = filters.apply_hysteresis_threshold(contrast, WEAK * threshold, STRONG * threshold)
-    mask &= ~_frames(mask)
-    thickness, (height, width) = max(3, round(0.8 * _stroke(mask))), mask.shape
+    labels = measure.label(mask)
+    regions = measure.regionprops(labels)
+    tall = np.array([0] + [region.image.shape[0] for region in regions])
+    for region in regions:  # frames and boxes: thin pieces that have another piece, about as high, in a hole
+        if region.extent < 0.25 and tall[region.label] > 0.2 * tall.max():
+            holes = ndimage.binary_fill_holes(region.image) & ~region.image
+            if tall[labels[region.slice][holes]].max(initial=0) > 0.3 * tall[region.label]:
+                mask[region.slice] &= ~region.image
+    thickness, (height, width) = max(4, round(0.8 * _stroke(mask))), mask.shape
     lines = _lines(mask, max(0.5 * width, 0.6 * height), thickness)
     lines |= _lines(mask.T, 0.95 * height, max(2, thickness // 2)).T
     if lines.any():
@@ -154,22 +153,9 @@ def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         mask = ndimage.binary_opening(mask & ~lines, np.ones((2, 2)))
         contrast = np.where(ndimage.binary_dilation(lines, np.ones((3, 3))) & ~mask, 0, contrast)
     if not mask.any():
-        raise ImageError(f"{name}: only lines found, no digits: write the digits darker, or crop the lines off")
-    paper, ink = WEAK * threshold / 2, np.percentile(contrast[mask], 60)
-    return ((contrast - paper) / (ink - paper)).clip(0, 1), mask
-
-
-def _frames(mask: np.ndarray) -> np.ndarray:
-    """Find frames and boxes (H, W): thin pieces of a mask that have another piece, about as high, in a hole."""
-    labels, frames = measure.label(mask), []
-    regions = measure.regionprops(labels)
-    high = np.array([0] + [region.image.shape[0] for region in regions])
-    for region in regions:
-        if region.extent < 0.25 and high[region.label] > 0.2 * high.max():
-            holes = ndimage.binary_fill_holes(region.image) & ~region.image
-            if high[labels[region.slice][holes]].max(initial=0) > 0.3 * high[region.label]:
-                frames.append(region.label)
-    return np.isin(labels, frames)
+        raise ImageError(f"{name}: only lines found, no digits: crop the lines off")
+    low, high = WEAK * threshold / 2, np.percentile(contrast[mask], 60)
+    return ((contrast - low) / (high - low)).clip(0, 1), mask
 
 
 def _lines(mask: np.ndarray, length: float, thickness: int) -> np.ndarray:
@@ -177,15 +163,14 @@ def _lines(mask: np.ndarray, length: float, thickness: int) -> np.ndarray:
     thin = mask & ~ndimage.binary_opening(mask, np.ones((thickness + 1, 1)))
     level = ndimage.binary_opening(thin, np.ones((1, max(3, round(length / 40)))))
     lines, (y, x) = np.zeros_like(mask), np.mgrid[: mask.shape[0], : mask.shape[1]]
-    space = transform.hough_line(level, LEVEL)
-    peaks = transform.hough_line_peaks(*space, thickness, len(LEVEL), threshold=length / 2, num_peaks=50)
+    votes, angles, distances = transform.hough_line(level, LEVEL)
+    peaks = transform.hough_line_peaks(votes, angles, distances, thickness, len(LEVEL), length / 2, 50)
     for _, angle, distance in zip(*peaks, strict=True):
         band = np.abs(x * np.cos(angle) + y * np.sin(angle) - distance) <= thickness / 2 + 1
         columns = np.flatnonzero((level & band).any(axis=0))
         if len(columns) > length / 2 and np.ptp(columns) >= length:
-            inked = (mask & band).any(axis=0)[columns[0] : columns[-1]]
-            if inked.mean() > 0.85:  # the feet of 2 2 2 2 have gaps
-                lines |= thin & band
+            whole = (mask & band).any(axis=0)[columns[0] : columns[-1]].mean() > 0.95  # the feet of 2 2 2 2 have gaps
+            lines |= thin & band & whole
     return lines
 
 
@@ -195,11 +180,8 @@ def _stroke(mask: np.ndarray) -> float:
     return 4 * float(depth[depth > 0].mean()) - 2 if mask.any() else 0.0
 
 
-def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np.ndarray, np.ndarray]], float, float]:
-    """Return the digits from left to right, their usual height and their strokes' width.
-
-    A digit is its ink (h, w) from 0 to 1 and its box: top, left, bottom, right. Digits that touch are as one.
-    """
+def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    """Return each digit's ink (h, w) 0..1 and box (top, left, bottom, right), left to right, and their usual height."""
     labels = measure.label(mask)
     boxes = np.array([region.bbox for region in measure.regionprops(labels)])
     heights, widths = (boxes[:, 2:] - boxes[:, :2]).T
@@ -209,27 +191,28 @@ def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np
     flat = (widths > 1.2 * heights) & (heights < SMALL * digit)
     used = (np.maximum(heights, widths) > 0.12 * heights.max()) & ~(flat & (widths > 1.2 * digit))
     groups: list[tuple[np.ndarray, list[int]]] = []  # boxes and pieces of digits; pieces above each other are joined
-    for k in sorted(np.flatnonzero(used), key=lambda k: -heights[k]):
+    for k in sorted(np.flatnonzero(used), key=lambda k: -heights[k])[:500]:
         for box, pieces in groups:
             rows, columns = np.minimum(box[2:], boxes[k, 2:]) - np.maximum(box[:2], boxes[k, :2])
             near = rows > -0.2 * digit and columns > 0.5 * min(box[3] - box[1], widths[k])
             if near and not (flat[k] and flat[pieces[0] - 1]):
                 box[:2], box[2:] = np.minimum(box[:2], boxes[k, :2]), np.maximum(box[2:], boxes[k, 2:])
-                pieces.append(k + 1)
+                pieces.append(int(k) + 1)
                 break
         else:
-            groups.append((boxes[k].copy(), [k + 1]))
+            groups.append((boxes[k].copy(), [int(k) + 1]))
     groups = [(box, pieces) for box, pieces in groups if box[2] - box[0] > SMALL * digit]  # without dots and dashes
-    stroke = _stroke(np.isin(labels, [label for _, pieces in groups for label in pieces]))
+    labels = np.where(np.isin(labels, [label for _, pieces in groups for label in pieces]), labels, 0)
     top, left, bottom, right = np.array([box for box, _ in groups]).reshape(-1, 4).T
     shared = np.minimum.outer(right, right) - np.maximum.outer(left, left)
     above = (shared > 0.3 * (right - left)) & (bottom[:, None] < top)
     for fault, found in {
+        "only lines found, no digits: crop the lines off": not groups or (widths > 8 * heights)[large].all(),
         f"the digits are only {digit:.0f} pixels high: give them at least 8, better 20": digit < 8,
-        "only dashes found, no digits: crop the image to one row of digits": not groups,
         "the background has a pattern or a text: crop the image to one row on plain paper": len(groups) > 60,
-        "several rows found: crop the image to one row of digits": (above | above.T).any(axis=1).mean() > 0.5,
-        "the ink is patches, not strokes: crop the image to the digits and the paper": stroke > digit / 2,
+        "several rows found: crop the image to one row of digits": 2 * (above | above.T).any(axis=1).sum()
+        > len(groups),
+        "the ink is patches, not strokes: crop the image to the digits and the paper": _stroke(labels > 0) > digit / 2,
     }.items():
         if found:
             raise ImageError(f"{name}: {fault}")
@@ -238,19 +221,19 @@ def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np
     for box, pieces in sorted(groups, key=lambda group: group[0][1] + group[0][3]):
         cut = np.s_[max(box[0] - 1, 0) : box[2] + 1, max(box[1] - 1, 0) : box[3] + 1]
         parts.append((ink[cut] * np.isin(labels[cut], pieces), box))
-    return parts, digit, stroke
+    return parts, digit
 
 
-def _typeset(parts: list[tuple[np.ndarray, np.ndarray]], digit: float, stroke: float) -> np.ndarray:
+def _typeset(parts: list[tuple[np.ndarray, np.ndarray]], digit: float) -> np.ndarray:
     """Lay digits out as the models know them: their size, the weight of the strokes, their place on the strip."""
     strip, end, last = np.zeros((HEIGHT, 0), np.float32), MARGIN, parts[0][1][1]
     for ink, (top, left, bottom, right) in parts:
-        thicker = 2 * round((STROKE[0] * (bottom - top) - stroke) / 2)
-        if thicker <= 0:
-            thicker = min(0, round(STROKE[1] * (bottom - top) - stroke))
-        pen, scale = abs(thicker) + 1, DIGIT / (bottom - top + thicker)
+        height, stroke = bottom - top, _stroke(ink > 0.5)
+        thin, thick = (share * height - stroke for share in STROKE)
+        thicker = 2 * round(max(thin, 0) / 2) + round(min(thick, 0))
+        pen, scale = abs(thicker) + 1, DIGIT / (height + thicker)
         ink = (ndimage.grey_dilation if thicker > 0 else ndimage.grey_erosion)(np.pad(ink, pen), (pen, pen))
-        size = tuple(max(1, round(side * scale)) for side in ink.shape[::-1])
+        size = [max(1, round(side * scale)) for side in ink.shape[::-1]]
         ink = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC))
         ink = (ink / np.percentile(ink[ink >= 0.5 * ink.max()], 75).clip(0.1)).clip(0, 1)
         ink = ink[(ink > 0.1).any(axis=1)][:HEIGHT, (ink > 0.1).any(axis=0)]

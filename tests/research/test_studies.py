@@ -261,7 +261,7 @@ def test_reliability_likelihood_and_coverage_by_hand():
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.floats(0.2, 5), st.integers(0, 2**32 - 1))
+@given(st.floats(0.2, 5, allow_subnormal=False), st.integers(0, 2**32 - 1))
 def test_the_temperature_by_which_probabilities_are_off_is_found(temperature, seed):
     """Truths are drawn from the probabilities, which are then made sharper or flatter by `temperature`."""
     rng = np.random.default_rng(seed)
