@@ -7,7 +7,6 @@ repeat. A part that is measured again replaces its earlier figures. `paper/perfo
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import re
 import time
@@ -37,6 +36,7 @@ from digitsum.likelihood import SYMBOLS, sum_log_likelihood
 from digitsum.models import StripModel
 from digitsum.optim import OPTIMIZERS
 from digitsum.provenance import provenance
+from digitsum.runs import load_json
 from digitsum.training import ACCURACY_EVERY, SCHEDULES, build, resident, train_epoch, validate
 
 from .systems import EXPERIMENTS
@@ -100,7 +100,7 @@ def read_machine(path: Path, machine: Result | None = None) -> Result:
     if machine and not path.exists():
         return {"hardware": machine, "parts": {}}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = load_json(path)
         _slug(record["hardware"]), record["parts"].items()
         return dict(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,6 @@ A record stays a plain dict, as `run_experiment` returns it: each user reads a f
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from digitsum.errors import RecordError
 from digitsum.experiments import EXPERIMENTS
-from digitsum.runs import LARGEST_RECORD
+from digitsum.runs import load_json
 
 from ..studies import READER, STUDIES, variants_of
 from ..systems import SUPERVISION
@@ -103,10 +102,8 @@ def read_json(path: Path, wanted: Any, remedy: str = "restore it, or run that ex
     if not path.is_file():
         raise RecordError(f"{path} is no file; {remedy}")
     try:
-        if path.stat().st_size > LARGEST_RECORD:
-            raise ValueError(f"more than {LARGEST_RECORD:,} bytes")
-        record = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
-    except (OSError, ValueError, RecursionError) as error:
+        record = load_json(path)
+    except (OSError, ValueError) as error:
         raise RecordError(f"{path} holds no record ({error}); {remedy}") from error
     for fault in _faults(record, wanted):
         raise RecordError(f"{path} lacks {fault}, or holds it as another type; {remedy}")
@@ -125,12 +122,6 @@ def _read_folder(folder: Path, names: Sequence[str], source: str, wanted: Any) -
     if len({record["data"]["fingerprint"] for record in records}) > 1:
         raise RecordError(f"{folder} holds records on different data; train again on the same, or take some away")
     return sorted(records, key=lambda record: (names.index(record["experiment"]), record["seed"]))
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is not finite")
-    return number
 
 
 def _faults(value: Any, wanted: Any, name: str = "") -> Iterator[str]:

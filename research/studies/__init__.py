@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from digitsum.experiments import EXPERIMENTS, Experiment, same_settings
 from digitsum.models import MODELS
 from digitsum.objectives import OBJECTIVES
 from digitsum.provenance import provenance
-from digitsum.runs import run_experiment
+from digitsum.runs import load_json, run_experiment
 
 from ..systems import SYSTEMS
 from . import calibration, cut_digits, measurements, pseudo_labels, variants
@@ -126,12 +125,9 @@ def run_study(
 def _recorded(path: Path, data: Data, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record at `path` if it has this data and these settings."""
     try:
-        record = json.loads(path.read_bytes())
-        return (
-            record
-            if same_settings(record["settings"], settings) and record["data"]["fingerprint"] == data.fingerprint
-            else None
-        )
+        record = load_json(path)
+        same_data = record["data"]["fingerprint"] == data.fingerprint
+        return record if same_data and same_settings(record["settings"], settings) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -143,7 +139,8 @@ def _readers(study: Study, folder: Path) -> list[list[Path]]:
     if best is None or (study.readers == "together" and len(files) < 2):
         raise CheckpointError(
             f"{folder} holds weights of too few readers for this study ({len(files)}). Train some: "
-            f"python -m digitsum train {READER} --source {folder.name} --preset full --seed 0 1 2"
+            f"python -m digitsum train {READER} --source {folder.name} --preset full "
+            f"--folder {folder.name} --seed 0 1 2"
         )
     return {"best": [[best]], "each": [[file] for file in files], "together": [files]}[study.readers]
 

@@ -49,7 +49,7 @@ def train(
     """
     from .budget import shortened
     from .data import load_data
-    from .devices import barrier, init_distributed, pick_device, rank
+    from .devices import first_alone, init_distributed, pick_device
     from .runs import results_table, run_experiment
 
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "train_limit": train_limit}
@@ -61,10 +61,8 @@ def train(
     if weights is not None:
         changes["weights"] = None if weights == "none" else weights
     with init_distributed(device):
-        if rank() == 0:
-            load_data(source, root)  # the first process downloads alone
-        barrier()
-        data = load_data(source, root)
+        with first_alone():  # it may download
+            data = load_data(source, root)
         print(data.reason)
         if preset == "auto":
             preset = "full" if pick_device(device).type == "cuda" else "quick"

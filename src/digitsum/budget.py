@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +13,11 @@ from tqdm import tqdm
 
 from .checkpoints import write_json
 from .data import Data
-from .devices import barrier, pick_device, rank
+from .devices import first_alone, pick_device
 from .experiments import Experiment, shorten
 from .optim import OPTIMIZERS
 from .provenance import provenance
+from .runs import load_json
 from .training import SCHEDULES, build, resident, train_epoch
 
 SHARES = {"reader": 0.4, "cnn_attention": 0.15, "resnet50": 0.1}  # of the minutes, by model; others get the rest
@@ -39,8 +39,15 @@ def shortened(
     """
     if preset != "quick":
         return [shorten(each, preset) for each in experiments]
-    if rank() > 0:
-        barrier()  # the first process chooses for all
+    with first_alone():  # it chooses for all
+        chosen = _plan(experiments, data, minutes, device, path)
+    return [replace(each, **settings) for each in experiments if (settings := chosen[each.name])]
+
+
+def _plan(
+    experiments: Sequence[Experiment], data: Data, minutes: float, device: str, path: Path | None
+) -> dict[str, dict[str, Any] | None]:
+    """Return each experiment's settings by its name, from `path` or by timing; None leaves it out."""
     place = pick_device(device)
     key = {"minutes": minutes, "data": data.fingerprint, "hardware": provenance(place)["hardware"]}
     plan = _read_plan(path)
@@ -52,14 +59,12 @@ def shortened(
             chosen[each.name] = _choose(each, data, SHARES.get(each.model, REST) * unit, cost[each.model])
         if path:
             write_json(key | {"chosen": chosen}, path)
-    if rank() == 0:
-        barrier()
-    return [replace(each, **chosen[each.name]) for each in experiments if chosen[each.name]]
+    return chosen
 
 
 def _read_plan(path: Path | None) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text())) if path else {}
+        return dict(load_json(path)) if path else {}
     except (OSError, ValueError, TypeError):
         return {}  # there is none, or what is there is none: choose again
 
@@ -85,11 +90,12 @@ def _seconds_per_strip(experiment: Experiment, data: Data, device: torch.device)
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES["constant"](optimizer, STEPS, 0)
     images, sums = resident(data.train[: STEPS * experiment.batch_size], device)
-    started = time.perf_counter()
+
+    def seconds(strips: int) -> float:
+        few, started = (images[:strips], sums[:strips]), time.perf_counter()
+        train_epoch(model, optimizer, scheduler, experiment, *few, experiment.epochs, tqdm(disable=True))
+        return time.perf_counter() - started
+
     with torch.random.fork_rng():
-        for steps in (1, STEPS):
-            few, started = steps * experiment.batch_size, time.perf_counter()
-            train_epoch(
-                model, optimizer, scheduler, experiment, images[:few], sums[:few], experiment.epochs, tqdm(disable=True)
-            )
-    return (time.perf_counter() - started) / len(sums)
+        seconds(experiment.batch_size)  # the first step allocates memory and chooses algorithms
+        return seconds(len(sums)) / len(sums)

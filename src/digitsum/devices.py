@@ -118,6 +118,16 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+    """Let the first process through the block before the others: they find what it wrote there."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
 def shard(rows: Any) -> Any:
     """Return this process's part of rows that all processes hold. Shards are disjoint and differ by a row at most."""
     return rows[len(rows) * rank() // world_size() : len(rows) * (rank() + 1) // world_size()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,13 +124,27 @@ def find_weights(source: str, folder: str | None = None, models: str | Path = "m
     raise CheckpointError(f"There are no weights in {' or '.join(map(str, folders))}. Run training.ipynb first.")
 
 
+def load_json(path: Path) -> Any:
+    """Read a JSON file of at most LARGEST_RECORD bytes and finite numbers. Raises ValueError or OSError otherwise."""
+    if not path.is_file() or path.stat().st_size > LARGEST_RECORD:
+        raise ValueError(f"no file of at most {LARGEST_RECORD:,} bytes")
+    try:
+        return json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return number
+
+
 def read_record(path: str | Path) -> dict[str, Any]:
     """Read one record that has all that this package asks a record for. Raises `RecordError` for anything else."""
     path = Path(path)
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_RECORD:
-            raise ValueError(f"no file of at most {LARGEST_RECORD:,} bytes")
-        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        record = load_json(path)
         _ask(record)
     except Exception as error:  # of another type, a value can fail in any way
         raise RecordError(
@@ -145,10 +160,6 @@ def _ask(record: dict[str, Any]) -> Any:
     changes = [(usual, ours) for usual, ours in record["changed"].values()]
     settings = same_settings(record["settings"], {})
     return results_table([record]), rows, changes, settings, record["data"]["fingerprint"]
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def _on_record(weights: Path, path: Path, experiment: Experiment, data: Data) -> dict[str, Any] | None:

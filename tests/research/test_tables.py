@@ -276,3 +276,14 @@ def test_records_are_of_the_same_data_and_old_ones_may_hold_more(tmp_path):
         load_records(keep(tmp_path, other))
     with pytest.raises(RecordError, match="no records"):
         tables.published_tables(tmp_path / "nowhere")
+
+
+def test_the_first_result_in_the_readme_is_the_records():
+    """Mean and standard deviation of the reader's seeds, and the minutes of the shortest and the longest training."""
+    readers = [each for each in RECORDS if each["experiment"] == "reader"]
+    result = cells.mean_share([each["metrics"]["unseen"]["accuracy"] for each in readers])
+    minutes = sorted(round(each["seconds"]["train"] / 60) for each in readers)
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"**{result}** of {readers[0]['metrics']['unseen']['n']:,} unseen strips" in page and len(readers) == 5
+    assert f"took {minutes[0]} to {minutes[-1]} minutes on one thread of an AMD EPYC" in page
+    assert {(each["hardware"]["cpu"], each["hardware"]["threads"]) for each in readers} == {("AMD EPYC", 1)}
