@@ -89,7 +89,7 @@ def restructured(value: dict[str, Any], rng: Any) -> dict[str, Any]:
     if rng.random() < 0.25:
         del holder[key]
     elif isinstance(holder[key], str) and rng.random() < 0.5:
-        holder[key] = mutated(holder[key].encode(), rng).decode("latin-1")
+        holder[key] = mutated(holder[key].encode("utf-8", "surrogatepass"), rng).decode("latin-1")
     elif isinstance(holder[key], int | float) and rng.random() < 0.5:
         holder[key] = rng.choice((-1, 0, 1, 2, 100, 10**6, 10**12)) * (holder[key] or 1)
     else:
