@@ -20,14 +20,17 @@ from digitsum.provenance import provenance
 from digitsum.runs import load_json, run_experiment
 
 from ..systems import SYSTEMS
-from . import calibration, cut_digits, measurements, pseudo_labels, variants
+from . import calibration, cut_digits, handwriting, measurements, pseudo_labels, variants
 
 READER = "reader"  # the experiment that is measured
 SMALL = SYSTEMS["reader_small"].name  # the experiment that is varied
 SEEDS = (0, 1, 2)
 
 MODELS |= {"pooled_reader": variants.PooledReader, "cut_digits": cut_digits.CutDigits}
-OBJECTIVES |= {"additive_regression": variants.AdditiveRegression(), "expected_sum": variants.ExpectedSum()}
+OBJECTIVES |= {
+    "additive_regression": variants.AdditiveRegression(), "expected_sum": variants.ExpectedSum(),
+    "counted_likelihood": handwriting.CountedLikelihood(),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,11 @@ def build(experiment: Experiment, seed: int = 0) -> StripModel:
 
 def train(
     experiment: Experiment, data: Data, *, seed: int = 0, device: str | torch.device = "auto",
-    state_path: Path | None = None, progress: bool = True,
+    state_path: Path | None = None, progress: bool = True, start: StripModel | None = None,
 ) -> Run:  # fmt: skip
     """Train on `data.train` and keep the epoch that is best on `data.val`. The test sets are not touched.
+
+    Training starts from `start` instead of the experiment's model, if it is given: a network that has learnt before.
 
     The state is kept at `state_path` after every epoch, and an interrupted run goes on from there. On the CPU it
     reaches the very same weights, since every random draw depends on seed and epoch alone.
@@ -86,7 +88,7 @@ def train(
     """
     device = pick_device(device)
     devices.tune_process()
-    model = build(experiment, seed).to(device).to(memory_format=torch.channels_last)
+    model = (start or build(experiment, seed)).to(device).to(memory_format=torch.channels_last)
     images, sums = resident(data.train[: experiment.train_limit], device, experiment.repeats)
     val_images, val_sums = (shard(tensor) for tensor in resident(data.val, device))
     steps = _steps(len(sums), experiment.batch_size)
