@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from digitsum.data import Data, source_glyphs
 from digitsum.experiments import BENT, EXPERIMENTS
 from digitsum.likelihood import Count, sum_log_likelihood
 from digitsum.models import StripModel
-from digitsum.objectives import SumLikelihood
+from digitsum.objectives import Objective, SumLikelihood
 from digitsum.training import Run, train
 
 MOST = 8  # digits of a row
@@ -101,7 +102,7 @@ def _write(glyphs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         window = row[top : top + height, left : left + width]
         np.maximum(window, ink, out=window)
         end = max(end, left + width)
-        ends.append(end)
+        ends.append(int(end))
     _clutter(row, ends, rng)
     row = _pen(row[:, : end + 40], rng)
     if row.shape[1] > WIDE:
@@ -177,6 +178,12 @@ def training_data(data: Data, root: str | Path) -> Data:
 
 
 def train_reader(start: StripModel, data: Data, root: str | Path, **given: Any) -> Run:
-    """Train a published reader on, with written rows; it then counts four digits by default, as the reader does."""
-    start.objective = CountedLikelihood()
-    return train(EXPERIMENT, training_data(data, root), start=start, **given)
+    """Train a published reader on, with written rows beside the source's own strips."""
+    return train(EXPERIMENT, training_data(data, root), start=with_objective(start, CountedLikelihood()), **given)
+
+
+def with_objective(model: StripModel, objective: Objective) -> StripModel:
+    """Return a copy of a model with another objective."""
+    model = copy.deepcopy(model)
+    model.objective = objective
+    return model

@@ -1,0 +1,125 @@
+"""The written rows, their objectives, and the measurements on pictures and cheques, on small stand-ins."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from digitsum.data import Data, digit_glyphs
+from digitsum.errors import DataError
+from digitsum.likelihood import string_log_likelihood, sum_log_likelihood
+from digitsum.objectives import SumLikelihood
+from digitsum.training import build
+from research.studies import cheques, handwriting
+from research.studies.pictures import KINDS, pictures, write
+from research.systems import SYSTEMS
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return build(SYSTEMS["reader_small"])
+
+
+@pytest.fixture
+def amounts(tmp_path: Path) -> Path:
+    """A folder with 20 pictures of amounts in place of the cheques, which cannot be passed on."""
+    glyphs, labels = digit_glyphs()
+    (tmp_path / "cheques" / "images").mkdir(parents=True)
+    rows = [("file", "digits")]
+    for k in range(20):
+        chosen = np.arange(k, k + 1 + k % 4)
+        Image.fromarray(write(glyphs[chosen]).astype(np.uint8)).save(tmp_path / f"cheques/images/{k}.jpg")
+        rows.append((f"{k}.jpg", "".join(map(str, labels[chosen]))))
+    with (tmp_path / "cheques" / "amounts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return tmp_path
+
+
+def test_written_rows_say_their_sum_and_count():
+    glyphs, labels = digit_glyphs()
+    rows = handwriting.write_rows(glyphs, labels, 60, seed=1)
+    sums, counts = rows.sums.T
+    assert rows.images.shape == (60, 40, handwriting.WIDE) and rows.images.dtype == np.uint8
+    assert set(counts) == set(range(1, handwriting.MOST + 1))
+    assert np.all((sums >= 0) & (sums <= 9 * counts))
+    assert np.all(rows.images.max(axis=(1, 2)) > 200) and np.all(np.median(rows.images, axis=(1, 2)) == 0)
+    np.testing.assert_array_equal(rows.images, handwriting.write_rows(glyphs, labels, 60, seed=1).images)
+    width = [np.ptp(np.flatnonzero(image.any(axis=0))) for image in rows.images]
+    assert np.corrcoef(width, counts)[0, 1] > 0.7
+
+
+def test_objectives_count_each_strip_as_it_is_told():
+    logits = torch.randn(3, 12, 11)
+    told = torch.tensor([[3, 1], [11, 2], [30, 5]])
+    each = [sum_log_likelihood(logits[k : k + 1], told[k : k + 1, 0], int(told[k, 1])) for k in range(3)]
+    assert handwriting.CountedLikelihood().loss(logits, told).item() == pytest.approx(-torch.cat(each).mean().item())
+    alone = sum_log_likelihood(logits, told[:, 0], (1, 8))
+    assert cheques.SumsAlone().loss(logits, told).item() == pytest.approx(-alone.mean().item())
+    digits = torch.tensor([[3, -1, -1], [5, 6, -1], [9, 9, 0]])
+    strings = [string_log_likelihood(logits[k : k + 1], digits[k : k + 1, : k + 1]) for k in range(3)]
+    assert cheques.StringsTold().loss(logits, digits).item() == pytest.approx(-torch.cat(strings).mean().item())
+    assert cheques.StringsTold().truth(digits).tolist() == [3, 11, 18]
+
+
+def test_training_data_holds_strips_and_rows(digits: Data, monkeypatch):
+    monkeypatch.setattr(handwriting, "ROWS", 30)
+    monkeypatch.setattr(handwriting, "VALIDATION", 20)
+    data = handwriting.training_data(digits.head(40, 40), "none")
+    assert data.train.images.shape == (70, 40, handwriting.WIDE) and len(data.val) == 40
+    assert {4} < set(data.train.sums[:, 1].tolist())
+
+
+def test_every_kind_of_picture_is_drawn_the_same_again():
+    glyphs, labels = digit_glyphs()
+    first, again = (list(pictures(glyphs, labels, range(1))) for _ in range(2))
+    assert [kind for kind, _, _ in first] == list(KINDS)
+    assert all(a[2] == b[2] and np.array_equal(a[1], b[1]) for a, b in zip(first, again, strict=True))
+    assert {len(digits) for _, _, digits in first} == {1, 2, 3, 4, 5, 6, 8}
+
+
+def test_missing_cheques_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"amounts\.csv is missing"):
+        cheques.read_cheques(tmp_path)
+
+
+def test_pictures_and_cheques_are_measured(reader, digits: Data, amounts: Path, monkeypatch):
+    monkeypatch.setattr(cheques, "OF_EACH", 1)
+    monkeypatch.setattr("research.studies.pictures.KINDS", {kind: KINDS[kind] for kind in ("plain", "digits_2")})
+    measured = cheques.measure([reader], digits.head(10, 10), amounts)
+    assert measured["cheques"]["n"] == 10 and set(measured["kinds"]) == {"plain", "digits_2"}
+    assert 0.05 <= measured["temperature"] <= 20 and measured["sure"]["0.0"]["n"] == 12
+
+
+def test_confidence_is_fitted_to_what_is_right():
+    """Nine of ten answers at a probability of 0.99 are right: the temperature brings it near 0.9."""
+    log_p = torch.tensor([[0.99, 0.01]]).log().repeat(100, 1).numpy()
+    answers = cheques.Answers(log_p, *[np.arange(100) % 10 > 0] * 2)
+    fitted = cheques.fit_confidence([answers])
+    assert fitted > 1 and answers.confidence(fitted).mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_amounts_are_read_by_readers_that_never_saw_them(reader, digits: Data, amounts: Path, monkeypatch):
+    told = []
+
+    def remembered(start, objective, rows, seed):
+        told.append(rows)
+        return start
+
+    monkeypatch.setattr(cheques, "_taught", remembered)
+    measured = cheques.teach([reader], digits, amounts, only=["sums-50", "strings-864"])
+    assert measured["n"] == 20 and len(told) == 2 * cheques.FOLDS and all(len(rows.digits) == 16 for rows in told)
+
+
+def test_a_reader_is_taught_by_sums_and_by_strings(reader, amounts: Path, monkeypatch):
+    monkeypatch.setattr(cheques, "EPOCHS", 1)
+    monkeypatch.setattr(cheques, "ALL", 20)
+    rows = cheques.read_cheques(amounts)
+    for objective in (handwriting.CountedLikelihood(), cheques.SumsAlone(), cheques.StringsTold()):
+        taught = cheques._taught(reader, objective, rows, 0)
+        assert not torch.equal(taught.symbols.weight, reader.symbols.weight)
+        assert isinstance(reader.objective, SumLikelihood) and taught.objective == objective
