@@ -21,24 +21,24 @@ def augment(images: Tensor, settings: Augmentation | None) -> Tensor:
     device = images.device
 
     def draw(amount: float) -> Tensor:
-        return amount * (2 * torch.rand(n, device=device) - 1)
+        return amount * (2 * torch.rand(n, 1, 1, device=device) - 1)
 
     ink = images[:, 0] > 0
-    left, right = _extent(ink.any(dim=1))
+    left, right = _extent(ink.any(dim=1))  # (N, 1, 1), as all that is drawn
     top, bottom = _extent(ink.any(dim=2))
     if settings.dilation:
-        images = _dilate(images, draw(settings.dilation).view(n, 1, 1, 1))
+        images = _dilate(images, draw(settings.dilation)[:, None])
     wide, high, shear = 1 + draw(settings.scale), 1 + draw(settings.scale), draw(settings.shear)
     # Where the ink's centre goes: near where it was, and at least half of the ink's new size from every edge.
-    half_width = (right - left) / 2 * wide + shear.abs() * (bottom - top) / 2 * high
     half_height = (bottom - top) / 2 * high
+    half_width = (right - left) / 2 * wide + shear.abs() * half_height
     x = _keep_inside((left + right) / 2 + draw(settings.shift).round(), half_width, width)
     y = _keep_inside((top + bottom) / 2 + draw(settings.shift).round(), half_height, height)
 
-    rows = torch.arange(height, device=device)[:, None] - y.view(n, 1, 1)  # (N, H, 1), from the new centre
-    columns = torch.arange(width, device=device) - x.view(n, 1, 1)  # (N, 1, W)
-    from_row = ((top + bottom) / 2).view(n, 1, 1) + rows / high.view(n, 1, 1)
-    from_column = ((left + right) / 2).view(n, 1, 1) + (columns + shear.view(n, 1, 1) * rows) / wide.view(n, 1, 1)
+    rows = torch.arange(height, device=device)[:, None] - y  # (N, H, 1), from the new centre
+    columns = torch.arange(width, device=device) - x  # (N, 1, W)
+    from_row = (top + bottom) / 2 + rows / high
+    from_column = (left + right) / 2 + (columns + shear * rows) / wide
     grid = torch.stack([from_column, from_row.expand_as(from_column)], dim=1)  # (N, 2, H, W), in pixels
     for deviation, distance in settings.elastic:
         down, across = _interpolation(height, distance, device), _interpolation(width, distance, device)
@@ -51,13 +51,9 @@ def augment(images: Tensor, settings: Augmentation | None) -> Tensor:
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first and the last true position in each row of `occupied` (N, L); the whole row if none is true."""
-    length = occupied.shape[1]
-    position = torch.arange(length, device=occupied.device)
-    first = torch.where(occupied, position, length).amin(dim=1)
-    last = torch.where(occupied, position, -1).amax(dim=1)
-    none = last < 0
-    return first.masked_fill(none, 0).float(), last.masked_fill(none, length - 1).float()
+    """Return the first and the last true place (N, 1, 1) in rows (N, L); of a row without any, its ends."""
+    first, behind = (each.byte().argmax(dim=1)[:, None, None].float() for each in (occupied, occupied.flip(1)))
+    return first, occupied.shape[1] - 1 - behind
 
 
 def _keep_inside(centre: Tensor, half: Tensor, length: int) -> Tensor:

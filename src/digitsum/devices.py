@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +39,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 def processor() -> str:
     """Return the processor's name, as exactly as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    names = re.findall(r"model name\s*:\s*(.*)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else []
+    return [*names, platform.processor() or platform.machine()][0]
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -62,8 +62,8 @@ def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
 def tune_process() -> None:
     """Make the process fast: take numbers below about 1e-38 for zero, and keep freed memory for the next step.
 
-    A processor computes with such small numbers many times more slowly, and trained attention is full of them. glibc
-    returns every large tensor to the system by default, which hands it out again page by page.
+    Processors are many times slower with such small numbers, and trained attention is full of them. glibc by default
+    returns every large tensor to the system, which hands it out again page by page.
     """
     torch.set_flush_denormal(True)
     if platform.libc_ver()[0] == "glibc":
@@ -89,8 +89,8 @@ def init_distributed(device: str) -> Iterator[None]:
     local = int(os.environ["LOCAL_RANK"])
     if on_gpus and (":" in device or local >= torch.cuda.device_count()):
         raise DeviceError(
-            f"Process {local} needs a GPU of its own and finds {torch.cuda.device_count()}. Give --device cuda without "
-            "a number, start as many processes as there are GPUs, or give --device cpu."
+            f"Process {local} needs one of {torch.cuda.device_count()} GPUs of its own. Give --device cuda without a "
+            "number, start as many processes as there are GPUs, or give --device cpu."
         )
     if on_gpus:
         torch.cuda.set_device(local)
@@ -141,14 +141,8 @@ def all_reduce(values: Tensor) -> Tensor:
     return values
 
 
-def wrap(model: Any) -> Any:
-    """Return the model so that `backward` averages gradients over the processes."""
-    return model if world_size() == 1 else nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-
-
 def average_statistics(model: nn.Module) -> None:
     """Replace every process's running statistics of batch normalisation by their mean."""
-    if world_size() > 1:
-        for name, buffer in model.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.copy_(all_reduce(buffer) / world_size())
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(all_reduce(buffer) / world_size())

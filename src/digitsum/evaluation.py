@@ -19,7 +19,7 @@ from .compose import HEIGHT, WIDTH
 from .data import Data
 from .devices import tune_process
 from .errors import DataError, RecordError
-from .likelihood import Count, Reading, read_views
+from .likelihood import Count, Reading, read_strings
 from .models import StripModel
 from .objectives import NUM_SUMS, Answer, SumLikelihood
 from .training import EVALUATION_BATCH, MARGIN, ink_ends, to_input
@@ -164,7 +164,7 @@ def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answ
         return first
     views = _views(model, batch[rows], outputs[rows])
     log_p = torch.stack([objective.distribution(view) for view in views]).logsumexp(dim=0) - math.log(len(views))
-    again = iter(read_views(views, objective.count))
+    again = iter(read_strings(views, objective.count))
     readings = [next(again) if row else own for own, row in zip(first.readings, rows.tolist(), strict=True)]
     assert first.log_p is not None
     values = first.values.masked_scatter(rows, log_p.argmax(dim=1).to(first.values.dtype))

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-PRESETS = ("full", "quick", "smoke")
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -86,7 +84,7 @@ def shorten(experiment: Experiment, preset: str) -> Experiment:
     if preset == "full":
         return experiment
     if preset != "smoke":
-        raise ValueError(f"There is no preset {preset!r}. Use one of {', '.join(PRESETS)}.")
+        raise ValueError(f"There is no preset {preset!r}. Use full, quick or smoke.")
     return replace(
         experiment, epochs=min(1, experiment.epochs), batch_size=32, train_limit=64, evaluate_limit=64, weights=None
     )
@@ -101,12 +99,8 @@ def changed(experiment: Experiment, usual: Experiment) -> dict[str, list[Any]]:
 def same_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Tell whether two runs' settings, as dicts or as JSON has them, decide the same training.
 
-    A setting that is missing counts as its default, since older records lack newer settings.
+    A setting that is missing counts as its default, since older records lack newer settings. `report` does not count.
     """
-    defaults = asdict(Experiment("", ""))
-
-    def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-        written = json.loads(json.dumps(dict(settings)))  # tuples become lists
-        return {key: value for key, value in written.items() if key != "report" and value != defaults.get(key, ...)}
-
-    return decisive(ours) == decisive(theirs)
+    usual = asdict(Experiment("", ""))
+    one, other = (json.dumps(usual | dict(each) | {"report": ""}) for each in (ours, theirs))
+    return json.loads(one) == json.loads(other)  # as JSON, tuples are lists

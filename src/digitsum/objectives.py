@@ -15,14 +15,11 @@ NUM_SUMS = MAX_SUM + 1
 
 
 class Answer(NamedTuple):
-    """What outputs say of a batch: real-valued predictions (N,), and more where the objective reads digits.
+    """What outputs say of a batch. `readings` is empty and `log_p` None where the objective reads no digits."""
 
-    `readings` are each strip's digits; `log_p` (N, S) are the log-probabilities of the sums 0..S-1.
-    """
-
-    values: Tensor
-    readings: list[Reading]
-    log_p: Tensor | None = None
+    values: Tensor  # (N,), real-valued predictions
+    readings: list[Reading]  # each strip's digits
+    log_p: Tensor | None = None  # (N, S), log-probabilities of the sums 0..S-1
 
 
 @dataclass(frozen=True)
@@ -58,33 +55,31 @@ class Objective:
 
 @dataclass(frozen=True)
 class Regression(Objective):
-    """One number per strip, trained with the squared error. The rounded number is the predicted sum."""
+    """One number per strip, outputs (N, 1), trained with the squared error; rounded to 0..36 it is the sum."""
 
     def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
-        """Return the mean squared error. Shapes: outputs (N, 1), targets (N,)."""
         return F.mse_loss(self.values(outputs), targets.to(outputs.dtype))
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Return real-valued predictions (N,), in units of the sum."""
         return outputs.squeeze(1)
 
     def whole(self, values: Tensor) -> Tensor:
-        """Return the sums (N,): rounded and brought into 0..36."""
         return values.round().clamp(0, MAX_SUM).long()
 
 
 @dataclass(frozen=True)
 class Classification(Objective):
-    """One score per sum 0..36, trained with the cross-entropy. The largest score is the predicted sum."""
+    """One score per sum, outputs (N, 37), trained with the cross-entropy in nats; the largest is the predicted sum.
+
+    `values` are predicted sums too: the reports count a classifier's errors from these.
+    """
 
     outputs: int = NUM_SUMS
 
     def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
-        """Return the mean cross-entropy in nats. Shapes: outputs (N, 37), targets (N,)."""
         return F.cross_entropy(outputs, targets)
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Return the arg max (N,) as a float: the reports count a classifier's errors from its predicted sum."""
         return outputs.argmax(dim=1).to(outputs.dtype)
 
 
@@ -92,8 +87,8 @@ class Classification(Objective):
 class SumLikelihood(Objective):
     """Columns of symbols, trained with the exact probability that `count` of them hold digits that make the sum.
 
-    In the first `start_steps` steps the loss matches the means of sum and count instead, both in closed form. At a
-    random start no column means a digit yet; the mean tells each column whether it should mean more or less.
+    In the first `start_steps` steps the loss matches the means of sum and count instead. At a random start no column
+    means a digit yet; the mean tells each column whether it should mean more or less.
     `count` is a number of digits, (least, most) digits, or None for any number.
     """
 
@@ -115,7 +110,6 @@ class SumLikelihood(Objective):
         return ((sum_mean - targets).square() / variance + (count_mean - self.count).square()).mean()
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Return the most probable sums (N,) as floats, over every placement and string that `count` allows."""
         return self.distribution(outputs).argmax(dim=1).to(outputs.dtype)
 
     def distribution(self, outputs: Tensor) -> Tensor:
@@ -123,9 +117,8 @@ class SumLikelihood(Objective):
         return sum_distribution(outputs, self.count).log_softmax(dim=1)
 
     def answer(self, outputs: Tensor) -> Answer:
-        """Return the most probable sums, the most likely digits and the log-probabilities of all sums."""
         log_p = self.distribution(outputs)
-        return Answer(log_p.argmax(dim=1).to(outputs.dtype), read_strings(outputs, self.count), log_p)
+        return Answer(log_p.argmax(dim=1).to(outputs.dtype), read_strings(outputs[None], self.count), log_p)
 
 
 OBJECTIVES: dict[str, Objective] = {

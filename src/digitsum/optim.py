@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,28 +14,15 @@ from .models import StripModel
 MUON_LR = 7.0  # the matrices' learning rate over that of the other weights: 0.02 to 3e-3
 
 
-def _fused(optimizer: Any) -> Callable[[StripModel, float, float], torch.optim.Optimizer]:
-    """Return a torch optimiser over all of a model's parameters, fused into one kernel where the device has it."""
-
-    def build(model: StripModel, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        fused = next(model.parameters()).device.type != "mps"
-        return optimizer(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
-
-    return build
-
-
 def hidden_weights(model: StripModel) -> list[nn.Parameter]:
     """Return the weights of all convolutions, linear layers and attention but the first and the last layer.
 
     The first layer is a convolution that sees an image, of one or three channels. The last one makes the outputs.
     """
-    found = []
-    for layer in model.modules():
-        sees_image = getattr(layer, "in_channels", 0) in (1, 3)
-        if isinstance(layer, nn.Conv2d | nn.Linear | nn.MultiheadAttention) and not sees_image:
-            weights = (p for p in layer.parameters(recurse=False) if p.ndim > 1)
-            found += [p for p in weights if p.requires_grad and p.shape[0] != model.objective.outputs]
-    return found
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.MultiheadAttention)]
+    inner = [m for m in layers if getattr(m, "in_channels", 0) not in (1, 3)]
+    weights = [p for m in inner for p in m.parameters(recurse=False) if p.ndim > 1 and p.requires_grad]
+    return [p for p in weights if p.shape[0] != model.objective.outputs]
 
 
 class Muon(torch.optim.AdamW):
@@ -59,11 +47,9 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
         everything = self.param_groups
-        try:
-            self.param_groups = [group for group in everything if not group["muon"]]
-            loss = super().step(closure)
-        finally:
-            self.param_groups = everything
+        self.param_groups = [group for group in everything if not group["muon"]]
+        loss = super().step(closure)
+        self.param_groups = everything
         for group in (group for group in everything if group["muon"]):
             for p in (p for p in group["params"] if p.grad is not None):
                 state = self.state[p]
@@ -88,8 +74,12 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
+def _fused(kind: Any, model: StripModel, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return kind(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+
 OPTIMIZERS: dict[str, Callable[[StripModel, float, float], torch.optim.Optimizer]] = {
-    "adam": _fused(torch.optim.Adam),
-    "adamw": _fused(torch.optim.AdamW),
+    "adam": partial(_fused, torch.optim.Adam),
+    "adamw": partial(_fused, torch.optim.AdamW),
     "muon": Muon,
 }

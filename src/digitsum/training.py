@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
@@ -21,8 +24,8 @@ from .augment import augment
 from .checkpoints import load_state, refusing, save_state
 from .compose import Strips
 from .data import Data
-from .devices import all_reduce, autocast, pick_device, rank, shard
-from .errors import CheckpointError, TrainingError
+from .devices import all_reduce, autocast, pick_device, rank, shard, world_size
+from .errors import TrainingError
 from .experiments import Experiment, same_settings
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
@@ -50,18 +53,19 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int, float], LRScheduler]]
 
 @dataclass
 class Run:
-    """Hold a training run: the model with its best weights on validation, and how it got there.
-
-    `sessions` tell on what and with which code it ran; there are several if it was interrupted and went on.
-    """
+    """Hold a training run: the model with its best weights on validation, and how it got there."""
 
     experiment: Experiment
     seed: int
     model: StripModel
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    seconds: float = 0.0
-    sessions: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)  # provenance; several if it was interrupted
+
+    @property
+    def seconds(self) -> float:
+        """Return how long all epochs took."""
+        return math.fsum(row["seconds"] for row in self.history)
 
 
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
@@ -80,8 +84,7 @@ def train(
 ) -> Run:  # fmt: skip
     """Train on `data.train` and keep the epoch that is best on `data.val`. The test sets are not touched.
 
-    Training starts from `start` instead of the experiment's model, if it is given: a network that has learnt before.
-
+    Training starts from the model `start`, if it is given, instead of the experiment's untrained one.
     The state is kept at `state_path` after every epoch, and an interrupted run goes on from there. On the CPU it
     reaches the very same weights, since every random draw depends on seed and epoch alone.
     Raises `TrainingError` if the loss stops being finite, `CheckpointError` for a state of another run.
@@ -89,22 +92,25 @@ def train(
     device = pick_device(device)
     devices.tune_process()
     model = (start or build(experiment, seed)).to(device).to(memory_format=torch.channels_last)
-    images, sums = resident(data.train[: experiment.train_limit], device, experiment.repeats)
+    once = resident(data.train[: experiment.train_limit], device)
+    images, sums = (torch.cat([each] * experiment.repeats) for each in once)
     val_images, val_sums = (shard(tensor) for tensor in resident(data.val, device))
-    steps = _steps(len(sums), experiment.batch_size)
+    steps = math.ceil(len(sums) / experiment.batch_size)
     _check_sizes(len(sums), steps, len(data.val))
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run, best = Run(experiment, seed, model), model.state_dict()
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     key = {"settings": asdict(experiment), "seed": seed, "data": data.fingerprint}
     if state_path and state_path.exists():
-        best = _resume(run, state_path, key, optimizer, scheduler)
+        best = _resume(run, state_path, key, parts)
     here = provenance(device)
     if not run.sessions or run.sessions[-1] | {"date": here["date"]} != here:
         run.sessions.append(here)
 
-    parallel, done = devices.wrap(model), len(run.history)
-    quiet = not progress or rank() > 0
+    pick, by = (min, "val_loss") if experiment.select == "loss" else (max, "val_accuracy")
+    parallel = model if world_size() == 1 else DDP(model, broadcast_buffers=False)
+    done, quiet = len(run.history), not progress or rank() > 0
     with tqdm(total=steps * experiment.epochs, initial=steps * done, desc=experiment.name, disable=quiet) as bar:
         for epoch in range(done + 1, experiment.epochs + 1):
             started = time.perf_counter()
@@ -112,19 +118,20 @@ def train(
                 trained = train_epoch(parallel, optimizer, scheduler, experiment, images, sums, epoch, bar)
             devices.average_statistics(model)
             val = validate(model, val_images, val_sums, experiment.bfloat16)
-            _check_finite(trained["loss"] + val["loss"], epoch, optimizer)
+            _check_finite(trained["loss"] + val["loss"], epoch, scheduler)
             row = {
                 "epoch": epoch, "train_loss": trained["loss"], "train_accuracy": trained["accuracy"],
                 "val_loss": val["loss"], "val_accuracy": val["accuracy"], "lr": optimizer.param_groups[0]["lr"],
                 "seconds": time.perf_counter() - started,
             }  # fmt: skip
             run.history.append(row)
-            run.seconds += row["seconds"]
-            if not run.best_epoch or _score(row, experiment) > _score(run.history[run.best_epoch - 1], experiment):
-                run.best_epoch, best = epoch, _copy(model)
+            if pick(run.history, key=itemgetter(by)) is row:  # of equals the first
+                run.best_epoch, best = epoch, copy.deepcopy(model.state_dict())
             bar.set_postfix(epoch=epoch, loss=f"{row['train_loss']:.3f}", val_accuracy=f"{row['val_accuracy']:.1%}")
             if state_path and rank() == 0:
-                _save(run, state_path, key, optimizer, scheduler, best)
+                states = {name: part.state_dict() for name, part in parts.items()}
+                kept = {"history": run.history, "best_epoch": run.best_epoch, "sessions": run.sessions}
+                save_state(state_path, key=key, best=best, **states, **kept)
     model.load_state_dict(best)
     model.eval()
     return run
@@ -140,7 +147,7 @@ def train_epoch(
     """
     model.train()
     objective = getattr(model, "module", model).objective
-    steps = _steps(len(sums), experiment.batch_size)
+    steps = math.ceil(len(sums) / experiment.batch_size)
     loss_sum, correct, counted = (torch.zeros((), device=images.device) for _ in range(3))
     for step, (batch, targets) in enumerate(batches(images, sums, experiment.batch_size, experiment.trim)):
         batch, size = augment(to_input(batch), experiment.augment), len(targets)
@@ -150,7 +157,7 @@ def train_epoch(
         outputs = outputs.float()
         loss = objective.loss(outputs, targets, step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
-        (loss * (devices.world_size() * len(targets) / size)).backward()  # shards may differ by a row
+        (loss * (world_size() * len(targets) / size)).backward()  # shards may differ by a row
         with autocast(images.device, experiment.bfloat16):  # for Muon's matrix products
             optimizer.step()
         scheduler.step()
@@ -160,7 +167,7 @@ def train_epoch(
             counted += len(targets)
         bar.update()
         if step % 50 == 49:  # not at every step, as reading a loss waits for the device
-            _check_finite(all_reduce(loss_sum).item(), epoch, optimizer)
+            _check_finite(all_reduce(loss_sum).item(), epoch, scheduler)
     loss_sum, correct, counted = all_reduce(torch.stack([loss_sum, correct, counted])).tolist()
     return {"loss": loss_sum / len(sums), "accuracy": correct / counted}
 
@@ -188,16 +195,17 @@ def batches(images: Tensor, sums: Tensor, batch_size: int, trim: bool = False) -
     None is then a single strip, which batch normalisation could not take. With `trim`, strips of similar width come
     together, without the columns that are blank in all of them.
     """
-    steps, order = _steps(len(sums), batch_size), torch.randperm(len(sums))
-    if not trim:
-        for rows in order.to(images.device).tensor_split(steps):
-            yield images[rows], sums[rows]
-        return
-    ends = ink_ends(images).cpu()
-    pools = order.tensor_split(-(-steps // POOL))
-    groups = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
-    for rows in (groups[i] for i in torch.randperm(steps)):
-        width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
+    steps, order = math.ceil(len(sums) / batch_size), torch.randperm(len(sums))
+    groups: Sequence[Tensor] = order.tensor_split(steps)
+    width = images.shape[2]
+    if trim:
+        ends = ink_ends(images).cpu()
+        pools = order.tensor_split(math.ceil(steps / POOL))
+        alike = torch.cat([pool[ends[pool].argsort(stable=True)] for pool in pools]).tensor_split(steps)
+        groups = [alike[i] for i in torch.randperm(steps)]
+    for rows in groups:
+        if trim:
+            width = min(images.shape[2], int(ends[rows].max()) + MARGIN) // 4 * 4
         rows = rows.to(images.device)
         yield images[rows, :, :width], sums[rows]
 
@@ -208,11 +216,9 @@ def ink_ends(images: Tensor) -> Tensor:
     return ((images.amax(dim=1) > 0) * columns).amax(dim=1)
 
 
-def resident(strips: Strips, device: torch.device, repeats: int = 1) -> tuple[Tensor, Tensor]:
+def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
     """Copy images (N, 40, W) uint8 and targets to the device: a whole set is small enough to live there."""
-    images, sums = (torch.from_numpy(np.array(each)).to(device) for each in (strips.images, strips.sums))
-    rows = torch.arange(len(sums), device=device).repeat(repeats)
-    return (images, sums) if repeats == 1 else (images[rows], sums[rows])
+    return torch.tensor(strips.images, device=device), torch.tensor(strips.sums, device=device)
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -220,58 +226,33 @@ def to_input(images: Tensor) -> Tensor:
     return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def _steps(strips: int, batch_size: int) -> int:
-    return -(-strips // batch_size)
-
-
 def _check_sizes(strips: int, steps: int, validation: int) -> None:
-    if not strips or strips // steps < 2 * devices.world_size() or validation < devices.world_size():
+    if not strips or strips // steps < 2 * world_size() or validation < world_size():
         raise TrainingError(
             f"{strips} training strips in {steps} batches and {validation} validation strips are too few: each of "
-            f"{devices.world_size()} processes needs 2 training strips per batch. Use more strips or larger batches."
+            f"{world_size()} processes needs 2 training strips per batch. Use more strips or larger batches."
         )
 
 
-def _check_finite(loss: float, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+def _check_finite(loss: float, epoch: int, scheduler: LRScheduler) -> None:
     if not math.isfinite(loss):
-        first = optimizer.param_groups[0]
-        step, lr = int(optimizer.state[first["params"][0]].get("step", 0)), first["lr"]
         raise TrainingError(
-            f"The loss is {loss} in epoch {epoch}, by step {step} (learning rate {lr:.2e}). Try a lower learning rate; "
-            "the state of the last whole epoch is kept."
+            f"The loss is {loss} in epoch {epoch}, by step {scheduler.last_epoch} (learning rate "
+            f"{scheduler.get_last_lr()[0]:.2e}). Try a lower learning rate; the state of the last whole epoch is kept."
         )
 
 
-def _score(row: dict[str, float], experiment: Experiment) -> float:
-    return -row["val_loss"] if experiment.select == "loss" else row["val_accuracy"]
-
-
-def _copy(model: StripModel) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-
-
-def _save(run: Run, path: Path, key: dict[str, Any], optimizer: Any, scheduler: Any, best: dict[str, Tensor]) -> None:
-    save_state(
-        path, key=key, model=run.model.state_dict(), optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict(),
-        best=best, history=run.history, best_epoch=run.best_epoch, seconds=run.seconds, sessions=run.sessions,
-    )  # fmt: skip
-
-
-def _resume(run: Run, path: Path, key: dict[str, Any], optimizer: Any, scheduler: Any) -> dict[str, Tensor]:
-    """Put the state at `path` back into the run, its optimiser and its scheduler; returns the best weights so far."""
+def _resume(run: Run, path: Path, key: dict[str, Any], parts: dict[str, Any]) -> dict[str, Tensor]:
+    """Put the state at `path` back into the run and its parts; return the best weights so far."""
     state = load_state(path)
     with refusing(path, "Delete it to start that run anew."):
         there = state["key"]
-        if not same_settings(there["settings"], key["settings"]) or {**there, "settings": 0} != {**key, "settings": 0}:
-            raise CheckpointError(
-                f"{path} is the state of a run with other settings or other data. Delete it, or use another folder."
-            )
-        for weights in (state["best"], state["model"]):
-            run.model.load_state_dict(weights)
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        run.history, run.best_epoch = state["history"], state["best_epoch"]
-        run.seconds, run.sessions = state["seconds"], state["sessions"]
+        if there | {"settings": key["settings"]} != key or not same_settings(there["settings"], key["settings"]):
+            raise ValueError("it is the state of a run with other settings or other data")
+        run.model.load_state_dict(state["best"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        run.history, run.best_epoch, run.sessions = state["history"], state["best_epoch"], state["sessions"]
     return state["best"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation as Convolution  # without a bias, with batch normalisation and ReLU
 
 from ..compose import HEIGHT
 from .layers import StripModel
@@ -52,33 +53,13 @@ class Reader(StripModel):
         return self.symbols(x).squeeze(2).transpose(1, 2)  # (N, W / 4, outputs)
 
 
-class Convolution(nn.Sequential):
-    """Convolution, batch normalisation, ReLU."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | None = None,
-    ) -> None:
-        if padding is None:
-            padding = kernel // 2 if isinstance(kernel, int) else (kernel[0] // 2, kernel[1] // 2)
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
-
-
 class Residual(nn.Module):
     """Two convolutions and a residual connection. The second's scale starts at zero: the block starts as identity."""
 
     def __init__(self, channels: int, kernel: int | tuple[int, int]) -> None:
         super().__init__()
         self.first = Convolution(channels, channels, kernel)
-        self.second = nn.Sequential(*list(Convolution(channels, channels, kernel))[:-1])
+        self.second = Convolution(channels, channels, kernel, activation_layer=None)
         self.second.get_parameter("1.weight").data.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
