@@ -289,7 +289,7 @@ def _checks(experiment: Experiment, setup: Setup, strips: Strips) -> Iterator[di
             parts = torch.randperm(len(sums)).to(setup.device).tensor_split(CHECKS)
         rows = parts[check % CHECKS]
         seconds += seconds_of(partial(train, images[rows], sums[rows], check + 1), setup.device)
-        found = validate(model, *unseen)["accuracy"]
+        found = validate(model, *unseen)["val_accuracy"]
         yield {"step": steps * (check + 1), "seconds": seconds, "accuracy": found}
         if found >= max(TARGETS) or seconds > 60 * setup.minutes:
             return

@@ -198,7 +198,7 @@ def test_best_is_the_first_epoch_that_is_best_by_select(select, best, tiny, monk
     def scripted(model, images, sums, bfloat16):
         weights.append(model.head.weight.detach().clone())
         loss, accuracy = next(script)
-        return {"loss": loss, "accuracy": accuracy}
+        return {"val_loss": loss, "val_accuracy": accuracy}
 
     monkeypatch.setattr(training, "validate", scripted)
     result = run(replace(SHORT, epochs=5, select=select), tiny)

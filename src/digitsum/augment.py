@@ -10,10 +10,9 @@ from .experiments import Augmentation
 
 
 def augment(images: Tensor, settings: Augmentation | None) -> Tensor:
-    """Move, bend and thicken each image by its own random draw, so that its sum stays what it was.
+    """Move, bend and thicken each image (N, 1, H, W) in 0..1 by its own random draw; its sum stays what it was.
 
     Ink is moved no farther than to the edge of the canvas. Bends may cost digits their outermost pixels there.
-    Shapes: images (N, 1, H, W) in 0..1 -> the same. What comes in from outside is black. None changes nothing.
     """
     if settings is None:
         return images
@@ -30,8 +29,8 @@ def augment(images: Tensor, settings: Augmentation | None) -> Tensor:
         images = _dilate(images, draw(settings.dilation)[:, None])
     wide, high, shear = 1 + draw(settings.scale), 1 + draw(settings.scale), draw(settings.shear)
     # Where the ink's centre goes: near where it was, and at least half of the ink's new size from every edge.
+    half_width = (right - left) / 2 * wide + shear.abs() * (bottom - top) / 2 * high
     half_height = (bottom - top) / 2 * high
-    half_width = (right - left) / 2 * wide + shear.abs() * half_height
     x = _keep_inside((left + right) / 2 + draw(settings.shift).round(), half_width, width)
     y = _keep_inside((top + bottom) / 2 + draw(settings.shift).round(), half_height, height)
 

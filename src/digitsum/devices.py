@@ -44,12 +44,10 @@ def processor() -> str:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device computes faster in bfloat16 than in float32.
-
-    Among CPUs these are AMD's with AVX512-BF16, and Intel's with matrix units (AMX).
-    """
+    """Tell whether the device computes faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Intel's processors are faster with matrix units (AMX) only.
     needed = "_is_amx_tile_supported" if "Intel" in processor() else "_is_avx512_bf16_supported"
     return device.type == "cpu" and bool(getattr(torch.cpu, needed, bool)())
 
@@ -86,14 +84,10 @@ def init_distributed(device: str) -> Iterator[None]:
         yield
         return
     on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    local = int(os.environ["LOCAL_RANK"])
-    if on_gpus and (":" in device or local >= torch.cuda.device_count()):
-        raise DeviceError(
-            f"Process {local} needs one of {torch.cuda.device_count()} GPUs of its own. Give --device cuda without a "
-            "number, start as many processes as there are GPUs, or give --device cpu."
-        )
+    if on_gpus and ":" in device:
+        raise DeviceError(f"Each process takes a GPU of its own, not all {device}. Use --device cuda, or cpu.")
     if on_gpus:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(pick_device(f"cuda:{os.environ['LOCAL_RANK']}"))
     dist.init_process_group("nccl" if on_gpus else "gloo")
     try:
         with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence if rank() else sys.stdout):
@@ -112,20 +106,14 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    if world_size() > 1:
-        dist.barrier()
-
-
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
     """Let the first process through the block before the others: they find what it wrote there."""
     if rank() > 0:
-        barrier()
+        dist.barrier()
     yield
-    if rank() == 0:
-        barrier()
+    if rank() == 0 and world_size() > 1:
+        dist.barrier()
 
 
 def shard(rows: Any) -> Any:

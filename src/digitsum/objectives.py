@@ -24,9 +24,9 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Base of all objectives. `outputs` is the size of the model's last layer."""
+    """Base of all objectives."""
 
-    outputs: int = 1
+    outputs: int = 1  # the size of the model's last layer
 
     def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
         """Return the mean loss of a batch. `step` counts the training steps before this one; None: validation."""
@@ -45,7 +45,7 @@ class Objective:
         return self.whole(self.values(outputs))
 
     def truth(self, targets: Any) -> Any:
-        """Return the true sums (N,) of targets: the targets themselves where training sees sums."""
+        """Return the true sums (N,) of targets."""
         return targets
 
     def answer(self, outputs: Tensor) -> Answer:
@@ -69,10 +69,7 @@ class Regression(Objective):
 
 @dataclass(frozen=True)
 class Classification(Objective):
-    """One score per sum, outputs (N, 37), trained with the cross-entropy in nats; the largest is the predicted sum.
-
-    `values` are predicted sums too: the reports count a classifier's errors from these.
-    """
+    """One score per sum, outputs (N, 37), trained with the cross-entropy in nats; the largest is the predicted sum."""
 
     outputs: int = NUM_SUMS
 
@@ -80,7 +77,7 @@ class Classification(Objective):
         return F.cross_entropy(outputs, targets)
 
     def values(self, outputs: Tensor) -> Tensor:
-        return outputs.argmax(dim=1).to(outputs.dtype)
+        return outputs.argmax(dim=1).to(outputs.dtype)  # the reports count a classifier's errors from its sum
 
 
 @dataclass(frozen=True)

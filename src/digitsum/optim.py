@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,28 +13,21 @@ from .models import StripModel
 MUON_LR = 7.0  # the matrices' learning rate over that of the other weights: 0.02 to 3e-3
 
 
-def hidden_weights(model: StripModel) -> list[nn.Parameter]:
-    """Return the weights of all convolutions, linear layers and attention but the first and the last layer.
-
-    The first layer is a convolution that sees an image, of one or three channels. The last one makes the outputs.
-    """
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.MultiheadAttention)]
-    inner = [m for m in layers if getattr(m, "in_channels", 0) not in (1, 3)]
-    weights = [p for m in inner for p in m.parameters(recurse=False) if p.ndim > 1 and p.requires_grad]
-    return [p for p in weights if p.shape[0] != model.objective.outputs]
-
-
 class Muon(torch.optim.AdamW):
     """Muon for the hidden layers' weights, AdamW for the first and last layer, the norms and the biases.
 
     A hidden weight, as a matrix (outputs, inputs * kernel), moves by its momentum made orthogonal. Every direction of
     the matrix then learns at the same pace. `lr` is AdamW's; the matrices use MUON_LR times it, and only they decay.
+    The first layer is a convolution that sees an image, of one or three channels. The last one makes the outputs.
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (momentum 0.95, Nesterov, five
     Newton-Schulz steps). torch.optim.Muon takes matrices only, no convolutions.
     """
 
     def __init__(self, model: StripModel, lr: float, weight_decay: float) -> None:
-        hidden = hidden_weights(model)
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.MultiheadAttention)]
+        inner = [m for m in layers if getattr(m, "in_channels", 0) not in (1, 3)]
+        weights = [p for m in inner for p in m.parameters(recurse=False) if p.ndim > 1 and p.requires_grad]
+        hidden = [p for p in weights if p.shape[0] != model.objective.outputs]
         others = [p for p in model.parameters() if not any(p is h for h in hidden)]
         groups = [
             {"params": others, "weight_decay": 0.0, "muon": False},
@@ -46,11 +38,11 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
-        everything = self.param_groups
-        self.param_groups = [group for group in everything if not group["muon"]]
+        every = self.param_groups
+        self.param_groups = [group for group in every if not group["muon"]]
         loss = super().step(closure)
-        self.param_groups = everything
-        for group in (group for group in everything if group["muon"]):
+        self.param_groups = every
+        for group in (group for group in every if group["muon"]):
             for p in (p for p in group["params"] if p.grad is not None):
                 state = self.state[p]
                 if not state:
@@ -74,12 +66,8 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
-def _fused(kind: Any, model: StripModel, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    return kind(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-
-
 OPTIMIZERS: dict[str, Callable[[StripModel, float, float], torch.optim.Optimizer]] = {
-    "adam": partial(_fused, torch.optim.Adam),
-    "adamw": partial(_fused, torch.optim.AdamW),
+    "adam": lambda model, lr, decay: torch.optim.Adam(model.parameters(), lr, weight_decay=decay, fused=True),
+    "adamw": lambda model, lr, decay: torch.optim.AdamW(model.parameters(), lr, weight_decay=decay, fused=True),
     "muon": Muon,
 }

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from .checkpoints import best_checkpoint, read_metadata, save_checkpoint, write_json
 from .data import Data
-from .devices import barrier, pick_device, rank
+from .devices import pick_device, rank
 from .errors import CheckpointError, RecordError, TrainingError, WeightsError
 from .evaluation import evaluate, number, pack, percent, strings_read
 from .experiments import EXPERIMENTS, Experiment, changed, same_settings
@@ -48,7 +48,6 @@ def run_experiment(
     state_path = weights.with_name(f"{name}.resume.pt")
     with locked(weights, record_path):
         there = _on_record(weights, record_path, experiment, data)
-        barrier()
         if there and not again:
             return there
         run = learn(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)

@@ -19,12 +19,11 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from . import devices
 from .augment import augment
 from .checkpoints import load_state, refusing, save_state
 from .compose import Strips
 from .data import Data
-from .devices import all_reduce, autocast, pick_device, rank, shard, world_size
+from .devices import all_reduce, autocast, average_statistics, pick_device, rank, shard, tune_process, world_size
 from .errors import TrainingError
 from .experiments import Experiment, same_settings
 from .models import MODELS, StripModel
@@ -90,13 +89,17 @@ def train(
     Raises `TrainingError` if the loss stops being finite, `CheckpointError` for a state of another run.
     """
     device = pick_device(device)
-    devices.tune_process()
+    tune_process()
     model = (start or build(experiment, seed)).to(device).to(memory_format=torch.channels_last)
     once = resident(data.train[: experiment.train_limit], device)
     images, sums = (torch.cat([each] * experiment.repeats) for each in once)
     val_images, val_sums = (shard(tensor) for tensor in resident(data.val, device))
     steps = math.ceil(len(sums) / experiment.batch_size)
-    _check_sizes(len(sums), steps, len(data.val))
+    if len(sums) // max(steps, 1) < 2 * world_size() or len(data.val) < world_size():
+        raise TrainingError(
+            f"{len(sums)} training strips in {steps} batches and {len(data.val)} validation strips are too few for "
+            f"{world_size()} processes: each needs 2 training strips per batch. Use more strips or larger batches."
+        )
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
     run, best = Run(experiment, seed, model), model.state_dict()
@@ -116,14 +119,10 @@ def train(
             started = time.perf_counter()
             with _seeded(seed, epoch, device=device):
                 trained = train_epoch(parallel, optimizer, scheduler, experiment, images, sums, epoch, bar)
-            devices.average_statistics(model)
-            val = validate(model, val_images, val_sums, experiment.bfloat16)
-            _check_finite(trained["loss"] + val["loss"], epoch, scheduler)
-            row = {
-                "epoch": epoch, "train_loss": trained["loss"], "train_accuracy": trained["accuracy"],
-                "val_loss": val["loss"], "val_accuracy": val["accuracy"], "lr": optimizer.param_groups[0]["lr"],
-                "seconds": time.perf_counter() - started,
-            }  # fmt: skip
+            average_statistics(model)
+            row = {"epoch": epoch} | trained | validate(model, val_images, val_sums, experiment.bfloat16)
+            _check_finite(row["train_loss"] + row["val_loss"], epoch, scheduler)
+            row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - started}
             run.history.append(row)
             if pick(run.history, key=itemgetter(by)) is row:  # of equals the first
                 run.best_epoch, best = epoch, copy.deepcopy(model.state_dict())
@@ -148,45 +147,42 @@ def train_epoch(
     model.train()
     objective = getattr(model, "module", model).objective
     steps = math.ceil(len(sums) / experiment.batch_size)
-    loss_sum, correct, counted = (torch.zeros((), device=images.device) for _ in range(3))
+    totals = torch.zeros(3, device=images.device)  # of the loss; of right sums among those counted; of those counted
     for step, (batch, targets) in enumerate(batches(images, sums, experiment.batch_size, experiment.trim)):
         batch, size = augment(to_input(batch), experiment.augment), len(targets)
         batch, targets = shard(batch), shard(targets)
         with autocast(images.device, experiment.bfloat16):
-            outputs = model(batch)
-        outputs = outputs.float()
+            outputs = model(batch).float()
         loss = objective.loss(outputs, targets, step=(epoch - 1) * steps + step)
         optimizer.zero_grad(set_to_none=True)
         (loss * (world_size() * len(targets) / size)).backward()  # shards may differ by a row
         with autocast(images.device, experiment.bfloat16):  # for Muon's matrix products
             optimizer.step()
         scheduler.step()
-        loss_sum += loss.detach() * len(targets)
+        totals[0] += loss.detach() * len(targets)
         if step % ACCURACY_EVERY == 0:
-            correct += (objective.sums(outputs.detach()) == objective.truth(targets)).sum()
-            counted += len(targets)
+            totals[1] += (objective.sums(outputs.detach()) == objective.truth(targets)).sum()
+            totals[2] += len(targets)
         bar.update()
         if step % 50 == 49:  # not at every step, as reading a loss waits for the device
-            _check_finite(all_reduce(loss_sum).item(), epoch, scheduler)
-    loss_sum, correct, counted = all_reduce(torch.stack([loss_sum, correct, counted])).tolist()
-    return {"loss": loss_sum / len(sums), "accuracy": correct / counted}
+            _check_finite(all_reduce(totals)[0].item(), epoch, scheduler)
+    loss_sum, right, counted = all_reduce(totals).tolist()
+    return {"train_loss": loss_sum / len(sums), "train_accuracy": right / counted}
 
 
 @torch.no_grad()
 def validate(model: StripModel, images: Tensor, sums: Tensor, bfloat16: bool = True) -> dict[str, float]:
-    """Return loss and accuracy over images (N, 40, W) uint8 on the device, of all processes together."""
+    """Return mean loss and accuracy over images (N, 40, W) uint8 on the device, of all processes together."""
     model.eval()
-    objective = model.objective
-    loss = correct = torch.zeros((), device=images.device)
+    objective, totals = model.objective, torch.zeros(3, device=images.device)  # of the loss; of right sums; of strips
     for batch, targets in zip(images.split(EVALUATION_BATCH), sums.split(EVALUATION_BATCH), strict=True):
         with autocast(images.device, bfloat16):
-            outputs = model(to_input(batch))
-        outputs = outputs.float()
-        loss = loss + objective.loss(outputs, targets) * len(targets)
-        correct = correct + (objective.sums(outputs) == objective.truth(targets)).sum()
-    count = torch.tensor(len(sums), device=images.device)
-    loss, correct, count = all_reduce(torch.stack([loss, correct, count])).tolist()
-    return {"loss": loss / count, "accuracy": correct / count}
+            outputs = model(to_input(batch)).float()
+        totals[0] += objective.loss(outputs, targets) * len(targets)
+        totals[1] += (objective.sums(outputs) == objective.truth(targets)).sum()
+        totals[2] += len(targets)
+    loss_sum, right, counted = all_reduce(totals).tolist()
+    return {"val_loss": loss_sum / counted, "val_accuracy": right / counted}
 
 
 def batches(images: Tensor, sums: Tensor, batch_size: int, trim: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
@@ -224,14 +220,6 @@ def resident(strips: Strips, device: torch.device) -> tuple[Tensor, Tensor]:
 def to_input(images: Tensor) -> Tensor:
     """Turn images (N, 40, W) uint8 into a model's input: (N, 1, 40, W) float32 in 0..1, channels last."""
     return images.unsqueeze(1).to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
-def _check_sizes(strips: int, steps: int, validation: int) -> None:
-    if not strips or strips // steps < 2 * world_size() or validation < world_size():
-        raise TrainingError(
-            f"{strips} training strips in {steps} batches and {validation} validation strips are too few: each of "
-            f"{world_size()} processes needs 2 training strips per batch. Use more strips or larger batches."
-        )
 
 
 def _check_finite(loss: float, epoch: int, scheduler: LRScheduler) -> None:

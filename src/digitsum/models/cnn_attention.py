@@ -10,10 +10,7 @@ from .layers import Float32Linear, StripModel, conv_block
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the cells of a feature map, with a residual connection.
-
-    Shapes: (N, C, H, W) -> the same.
-    """
+    """Multi-head self-attention over the cells of a feature map (N, C, H, W), with a residual connection."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -29,8 +26,8 @@ class SelfAttention(nn.Module):
 class CNNAttention(StripModel):
     """Convolutions, self-attention over the cells of the feature map, and two linear layers.
 
-    A self-attention layer follows each of the convolutions `attention_after`, counted from one; the third is the first
-    that can have one. Shapes: images (N, 1, 40, W) -> (N, outputs).
+    Self-attention follows each of the convolutions `attention_after`, counted from one; the first that can have it is
+    the third. Shapes: images (N, 1, 40, W) -> (N, outputs).
     Source: report E gives the order of the layers and no sizes. docs/choices.md lists what was chosen here. The mean
     over all cells comes before the linear layers, because a sum does not depend on where its digits stand.
     """

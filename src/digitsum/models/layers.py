@@ -42,13 +42,10 @@ class Float32Linear(nn.Linear):
 
 
 def conv_block(channels_in: int, channels_out: int, pool: bool = False) -> nn.Sequential:
-    """Build a 3x3 convolution, 2x2 max pooling if asked for, batch normalisation and ReLU.
-
-    Pooling comes right after the convolution, so that the rest runs on a quarter of the pixels.
-    """
+    """Build a 3x3 convolution, 2x2 max pooling if asked for, batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.MaxPool2d(2) if pool else nn.Identity(),
+        nn.MaxPool2d(2) if pool else nn.Identity(),  # here, the rest runs on a quarter of the pixels
         nn.BatchNorm2d(channels_out),
         nn.ReLU(),
     )
