@@ -1,4 +1,4 @@
-"""The table of experiments, its presets, and how settings are compared."""
+"""The table of experiments, its presets, the budget of minutes, and how settings are compared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 from conftest import CORE
 
+from digitsum import budget
 from digitsum.experiments import EXPERIMENTS, Augmentation, Experiment, changed, same_settings, shorten
 from digitsum.models import MODELS
 from digitsum.objectives import OBJECTIVES
@@ -37,3 +38,24 @@ def test_settings_are_the_same_after_json_and_without_what_is_at_its_default(nam
     assert same_settings(asdict(replace(EXPERIMENTS[name], report="other words")), settings)
     for other in ({"lr": 0.123}, {"repeats": 2}, {"model_args": {"more": 1}}, {"augment": asdict(Augmentation(1))}):
         assert not same_settings(written | other, settings) and not same_settings(settings, short | other)
+
+
+def test_quick_fits_into_the_minutes_and_is_chosen_once(digits, tmp_path, monkeypatch):
+    wanted, path = [EXPERIMENTS[name] for name in CORE], tmp_path / "plan.json"
+    cost = {"resnet50": 0.1, "reader": 0.005}  # seconds per strip
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "_seconds_per_strip", lambda experiment, *_: cost.get(experiment.model, 0.001))
+        chosen = budget.shortened(wanted, "quick", digits, minutes=10, device="cpu", path=path)
+    assert [each.name for each in chosen] == [name for name in CORE if "resnet50" not in name]
+    assert all(each.weights is None and 1 <= each.epochs <= EXPERIMENTS[each.name].epochs for each in chosen)
+    seconds = sum(each.epochs * each.train_limit * cost.get(each.model, 0.001) for each in chosen)
+    assert 200 < seconds < 600
+    monkeypatch.setattr(budget, "train", None)
+    assert budget.shortened(wanted, "quick", digits, minutes=10, device="cpu", path=path) == chosen
+    with pytest.raises(TypeError):  # other minutes are timed anew
+        budget.shortened(wanted, "quick", digits, minutes=20, device="cpu", path=path)
+
+
+def test_quick_is_at_least_an_epoch(tiny):
+    (short,) = budget.shortened([EXPERIMENTS["reader"]], "quick", tiny, minutes=0.001, device="cpu")
+    assert (short.epochs, short.train_limit) == (1, 48)

@@ -13,12 +13,7 @@ from digitsum.checkpoints import load_checkpoint
 from digitsum.experiments import EXPERIMENTS
 from digitsum.models import MODELS
 from digitsum.models.layers import Float32Linear
-from digitsum.objectives import MAX_SUM
 from digitsum.training import build
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +30,9 @@ def test_outputs_gradients_and_checkpoints(name, images, tmp_path):
     outputs, objective = model(images), model.objective  # in training: moves batch norms' running statistics
     assert outputs.shape[0] == 2 and outputs.shape[-1] == objective.outputs
     assert outputs.dtype == torch.float32 and outputs.isfinite().all()
-    sums = objective.sums(outputs)
-    assert sums.shape == (2,) and sums.min() >= 0 and sums.max() <= MAX_SUM
-
-    loss = objective.loss(outputs, torch.tensor([3, 29]))
-    assert loss.shape == () and loss.isfinite()
-    loss.backward()
+    objective.loss(outputs, torch.tensor([3, 29])).backward()
     for parameter_name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
     assert next(model.parameters()).grad.any(), "no gradient arrives at the first layer"
 
     path = tmp_path / f"{name}.safetensors"
@@ -61,15 +50,11 @@ def test_a_model_is_a_function_of_its_seed(name):
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("outputs", "total"), [(1, 3_459_713), (37, 3_464_357)])
-def test_baseline_has_the_layers_of_report_a(outputs, total):
-    model = MODELS["baseline_cnn"](outputs)
-    convolutions = [(m.in_channels, m.out_channels, m.kernel_size) for m in model.modules() if isinstance(m, nn.Conv2d)]
-    linears = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
-    assert convolutions == [(1, 32, (3, 3)), (32, 64, (3, 3))]
-    assert linears == [(64 * 420, 128), (128, outputs)]
-    assert sum(isinstance(m, nn.MaxPool2d) for m in model.modules()) == 2
-    assert parameters(model) == total
+def test_baseline_has_the_layers_of_report_a():
+    layers = list(MODELS["baseline_cnn"](37).modules())
+    shapes = [tuple(m.weight.shape) for m in layers if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert shapes == [(32, 1, 3, 3), (64, 32, 3, 3), (128, 64 * 420), (37, 128)]
+    assert sum(isinstance(m, nn.MaxPool2d) for m in layers) == 2
 
 
 def test_the_last_linear_layer_computes_in_float32_under_autocast():

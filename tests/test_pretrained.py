@@ -31,22 +31,17 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def weights_at(url: str) -> type[WeightsEnum]:
     """Return a stand-in for torchvision's published weights of a model, with this address."""
-
-    class StandIn(WeightsEnum):
-        IMAGENET1K_V1 = Weights(url=url, transforms=torch.nn.Identity, meta={})
-
-    return StandIn
+    return WeightsEnum("StandIn", {NAME: Weights(url=url, transforms=torch.nn.Identity, meta={})})
 
 
-def publish(state: object, folder: Path) -> Path:
-    """Put a state dict where it can be downloaded, under a name that ends in its hash."""
-    path = folder / "published.pth"
-    torch.save(state, path)
-    return path.rename(folder / f"standin-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """A state dict where it can be downloaded, under a name that ends in its hash."""
+    torch.save(STATE, path := tmp_path / "published.pth")
+    return path.rename(tmp_path / f"standin-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
 
 
-def test_weights_are_downloaded_once(tmp_path, cache):
-    published = publish(STATE, tmp_path)
+def test_weights_are_downloaded_once(published, cache):
     kind = weights_at(published.as_uri())
     assert torch.equal(published_state(kind, NAME)["weight"], STATE["weight"])
     assert [path.name for path in cache.iterdir()] == [published.name]
@@ -56,8 +51,7 @@ def test_weights_are_downloaded_once(tmp_path, cache):
         published_state(kind, "of_tomorrow")
 
 
-def test_a_damaged_file_in_the_cache_is_named_with_the_remedy(tmp_path, cache):
-    published = publish(STATE, tmp_path)
+def test_a_damaged_file_in_the_cache_is_named_with_the_remedy(published, cache):
     cache.mkdir(parents=True)
     content = bytearray(published.read_bytes())
     content[len(content) // 2] ^= 1
@@ -68,9 +62,8 @@ def test_a_damaged_file_in_the_cache_is_named_with_the_remedy(tmp_path, cache):
         assert str(cache / published.name) in str(caught.value)
 
 
-def test_what_cannot_be_downloaded_is_said_with_the_way_on(tmp_path, cache):
+def test_what_cannot_be_downloaded_is_said_with_the_way_on(published, cache):
     """Another file, or no answer at all."""
-    published = publish(STATE, tmp_path)
     published.write_bytes(b"<html>Please log in to this network</html>")
     for url in (published.as_uri(), "http://127.0.0.1:9/standin-0123abcd.pth"):
         with pytest.raises(WeightsError, match="--weights none") as caught:

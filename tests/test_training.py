@@ -51,11 +51,6 @@ def short_run(tiny) -> Run:
     return run(SHORT, tiny)
 
 
-@pytest.fixture(scope="module")
-def stateful_run(tiny) -> Run:
-    return run(STATEFUL, tiny)
-
-
 # Learning
 
 
@@ -157,18 +152,10 @@ def test_batches_hold_every_strip_once_with_all_of_its_ink(trim):
 # What it may see, and what decides
 
 
-class Sealed(SimpleNamespace):
-    """Strips that must not be looked at: only their fingerprint is there, everything else is an AttributeError."""
-
-
 def test_sees_nothing_but_images_and_sums_of_training_and_validation(short_run, tiny):
-    sealed = replace(
-        tiny,
-        train=Strips(tiny.train.images, tiny.train.sums),
-        val=Strips(tiny.val.images, tiny.val.sums),
-        test=Sealed(fingerprint=tiny.test.fingerprint),
-        unseen=Sealed(fingerprint=tiny.unseen.fingerprint),
-    )
+    test, unseen = (SimpleNamespace(fingerprint=each.fingerprint) for each in (tiny.test, tiny.unseen))
+    train, val = (Strips(each.images, each.sums) for each in (tiny.train, tiny.val))
+    sealed = replace(tiny, train=train, val=val, test=test, unseen=unseen)
     torch.manual_seed(12345)  # what was drawn before decides nothing either
     assert_same_run(run(SHORT, sealed), short_run)
 
@@ -227,8 +214,9 @@ def test_too_few_strips_are_refused_before_training(strips, validation, batch_si
 # Interrupted and resumed
 
 
-def test_resumes_bit_exactly(stateful_run, tiny, tmp_path, monkeypatch):
+def test_resumes_bit_exactly(tiny, tmp_path, monkeypatch):
     """In the middle of the second epoch; the state holds whole epochs only."""
+    whole = run(STATEFUL, tiny)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, STEPS + 2)
         run(STATEFUL, tiny, state_path=tmp_path / "resume.pt")
@@ -237,8 +225,8 @@ def test_resumes_bit_exactly(stateful_run, tiny, tmp_path, monkeypatch):
     torch.rand(7)
     interrupt(monkeypatch, 2 * STEPS + 1)  # one more than are left
     renamed = replace(STATEFUL, report="in other words")  # words make no other run
-    assert_same_run(run(renamed, tiny, state_path=tmp_path / "resume.pt"), stateful_run)
-    assert_same_run(run(STATEFUL, tiny, state_path=tmp_path / "resume.pt"), stateful_run)  # finished: no step more
+    assert_same_run(run(renamed, tiny, state_path=tmp_path / "resume.pt"), whole)
+    assert_same_run(run(STATEFUL, tiny, state_path=tmp_path / "resume.pt"), whole)  # finished: no step more
 
 
 @pytest.mark.parametrize("other", ["seed", "settings", "data", "a name", "an entry"])

@@ -65,8 +65,7 @@ def sum_log_likelihood(logits: Tensor, sums: Tensor, count: Count = 4) -> Tensor
 def sum_distribution(logits: Tensor, count: Count = 4, largest: int | None = None) -> Tensor:
     """Return the log-probabilities (N, 9K + 1) of the sums 0..9K, where `count` allows at most K digits.
 
-    They add up to the probability of the count. Subtract their logsumexp for the distribution given the count.
-    With `largest`, those of larger sums may be left out.
+    They add up to the probability of the count. Sums above `largest` may be left out.
     """
     least, most = _bounds(logits, count)
     if least == 0 and most == logits.shape[1]:
@@ -100,10 +99,9 @@ def read_strings(views: Tensor, count: Count = None) -> list[Reading]:
     counts = _placed(torch.logsumexp(odds, dim=-1)[:, None].expand(-1, most, -1))[:, least:]
     allowed, lengths = counts.logsumexp(dim=1), least + counts.argmax(dim=1)  # (V N,)
     gains, symbols = odds.max(dim=-1)  # (V N, T)
-    order = gains.argsort(dim=1, descending=True, stable=True)
-    taken = order.argsort(dim=1) < lengths[:, None]
-    places = torch.arange(odds.shape[1], device=odds.device)
-    columns = torch.where(taken, places, len(places) - 1).sort(dim=1).values[:, : lengths.max()]  # (V N, K), padded
+    order = gains.argsort(dim=1, descending=True, stable=True)[:, : lengths.max()]  # (V N, K)
+    padding = torch.arange(order.shape[1], device=order.device) >= lengths[:, None]
+    columns = order.masked_fill(padding, odds.shape[1] - 1).sort(dim=1).values
     digits = symbols.gather(1, columns)
 
     means = []

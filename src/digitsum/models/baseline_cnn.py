@@ -13,8 +13,7 @@ from .layers import Float32Linear, Normalise, StripModel
 class BaselineCNN(StripModel):
     """3x3 convolutions, each with 2x2 pooling and ReLU; a linear layer of `hidden` with dropout; one of `outputs`.
 
-    Shapes: images (N, 1, 40, 168) -> (N, outputs). `hidden` None leaves its layer out. `normalise` is the (mean, std)
-    that is subtracted from images in 0..1, and that they are divided by.
+    Shapes: images (N, 1, 40, 168) -> (N, outputs). `hidden` None leaves its layer out. `normalise`: (mean, std).
     Source: report A gives the default sizes. Its 64 * 420 inputs to the first linear layer imply a padding of 1.
     """
 

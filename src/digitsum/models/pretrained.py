@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import pickle
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +36,7 @@ def published_state(kind: type[WeightsEnum], name: str) -> Mapping[str, Tensor]:
     socket.setdefaulttimeout(TIMEOUT)
     try:
         return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, http.client.HTTPException, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch, urllib and pickle raise all kinds
         raise WeightsError(
             f"{weights} could not be downloaded from {weights.url} ({error}). Put that file at {cached}, "
             "or train from a random start: --weights none."
