@@ -89,19 +89,13 @@ def test_learns_to_read_strips_that_it_has_not_seen(tiny):
 
 @pytest.mark.parametrize(("wanted", "there"), [(True, True), (False, True), (True, False)])
 def test_trains_in_bfloat16_where_it_is_wanted_and_there_and_predicts_in_float32(wanted, there, tiny, monkeypatch):
-    noted, build = [], training.build
-
-    def noting(*args):
-        model = build(*args)
-        model.register_forward_hook(lambda *_: noted.append((model.training, torch.is_autocast_enabled("cpu"))))
-        return model
-
-    monkeypatch.setattr(training, "build", noting)
+    model, noted = training.build(SHORT), []
+    model.register_forward_hook(lambda *_: noted.append((model.training, torch.is_autocast_enabled("cpu"))))
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: there)
-    result = run(replace(SHORT, epochs=1, bfloat16=wanted), tiny.head(16, 4))
+    run(replace(SHORT, epochs=1, bfloat16=wanted), tiny.head(16, 4), start=model)
     assert [autocast for in_training, autocast in noted if in_training] == [wanted and there]
     noted.clear()
-    predict(result.model, tiny.val.images)
+    predict(model, tiny.val.images)
     assert noted == [(False, False)]
 
 
@@ -122,11 +116,10 @@ def test_averages_are_those_of_the_strips(tiny, monkeypatch):
     """In training, with a learning rate of zero in batches of four and of three strips; and in validation."""
     sums = np.arange(38) % 20
     strips = telling(10 * sums + 20 * (np.arange(38) >= 30), sums)  # the last eight are 2 off
-    monkeypatch.setattr(training, "build", lambda *_: Told())
     monkeypatch.setattr(training, "ACCURACY_EVERY", 1)
     monkeypatch.setattr(training, "EVALUATION_BATCH", 3)
     experiment = replace(SHORT, lr=0.0, epochs=1, batch_size=4)
-    (row,) = run(experiment, replace(tiny, train=strips, val=strips[20:])).history
+    (row,) = run(experiment, replace(tiny, train=strips, val=strips[20:]), start=Told()).history
     assert row["train_accuracy"] == pytest.approx(30 / 38) and row["val_accuracy"] == pytest.approx(10 / 18)
     assert row["train_loss"] == pytest.approx(4 * 8 / 38, rel=1e-4)
     assert row["val_loss"] == pytest.approx(4 * 8 / 18, rel=1e-4)
