@@ -1,4 +1,4 @@
-"""Every model of the registry: shapes, gradients, seeds, saving and loading; and the layers that the reports give."""
+"""Every model of the registry: shapes, gradients, saving and loading; and the layers that the reports give."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CORE, SMALL, save
+from conftest import CORE, save
 from torch import nn
 
 from digitsum.checkpoints import load_checkpoint
@@ -41,13 +41,6 @@ def test_outputs_gradients_and_checkpoints(name, images, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(images), model.eval()(images))
     assert loaded.objective == objective
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_model_is_a_function_of_its_seed(name):
-    models = (build(EXPERIMENTS[name], seed) for seed in (1, 1, 2))
-    one, again, other = (nn.utils.parameters_to_vector(model.parameters()) for model in models)
-    assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_baseline_has_the_layers_of_report_a():
