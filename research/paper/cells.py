@@ -4,76 +4,50 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from digitsum.evaluation import number, percent
 
-from ..systems import SYSTEMS
-from .records import Entry, Record, in_rows, last_split, supervision, trained_on
+from ..systems import SUPERVISION, SYSTEMS
+from .records import Entry, Record, trained_on
+from .reported import NOTHING
 
 SPLITS = {
     "train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire",
     "first_10000": "first 10,000",
 }  # fmt: skip
-REFERENCES = ("most_common", "oracle-digit_labels")  # what the systems are held against
 COLLAPSED = 0.5  # a seed below this part of the best seed's validation accuracy never got going
 
 
-def ranked(records: Sequence[Record]) -> list[Record]:
-    """Return the records row by row, the most accurate on the last split first and the references last."""
-
-    def rank(seeds: Sequence[Record]) -> tuple[bool, float]:
-        accuracy = statistics.mean(entry["value"] for entry in entries(seeds, last_split(seeds[0])))
-        return seeds[0]["experiment"] in REFERENCES, -accuracy
-
-    return [record for seeds in sorted(in_rows(records), key=rank) for record in seeds]
+def column(records: Sequence[Any], *path: Any) -> list[Any]:
+    """Return what each record holds at a path of keys."""
+    return [reduce(getitem, path, record) for record in records]
 
 
-def command(record: Record) -> str:
-    """Return the shell command that makes a record again, as far as the command line has its changed settings."""
-    name, known = record["experiment"], ["weights"]
-    before, after = f"python -m research reproduce {name}", ""
-    if name not in SYSTEMS:
-        known += ["epochs", "train_limit"]
-        before = f"python -m digitsum train {name}"
-        after = f" --source {record['source']} --preset full --folder {record['source']} --seed {record['seed']}"
-    changed = {key: ours for key, (_, ours) in record["changed"].items() if key in known}
-    return before + after + "".join(f" --{key.replace('_', '-')} {ours or 'none'}" for key, ours in changed.items())
+def of_runs(seeds: Sequence[Record], split: str, measure: str = "accuracy", worst: bool = False) -> str:
+    """Return a metric of some seeds on a split as `summary` does."""
+    return summary(column(seeds, "metrics", split, measure), worst, error=measure in ("mse", "mae"))
 
 
-def study_command(name: str) -> str:
-    """Return the shell command that makes a study's records."""
-    return f"python -m research study {name}"
+def summary(seeds: Sequence[Entry], worst: bool = False, error: bool = False) -> str:
+    """Return one seed with its interval, "75.3 % (74.0–76.5)", and several as "98.1 ± 0.2 %, worst 97.9 %".
+
+    An error is no proportion, and its worst is its largest. Without seeds there is a dash.
+    """
+    if len(seeds) < 2:
+        return (number if error else percent)(seeds[0]) if seeds else NOTHING
+    digits, unit, scale = (2, "", 1) if error else (1, " %", 100)
+    values = [scale * seed["value"] for seed in seeds]
+    end = f", worst {max(values) if error else min(values):.{digits}f}{unit}" if worst else ""
+    return mean_of(values, digits) + unit + end
 
 
-def share_of(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> str:
-    """Return the proportion of one seed with its interval, of several as "98.1 ± 0.2 %, worst 97.8 %"."""
-    return spread(entries(seeds, split, measure))
-
-
-def error_of(seeds: Sequence[Record], split: str, measure: str) -> str:
-    """Return the same of an error, of which the worst is the largest."""
-    return error_spread(entries(seeds, split, measure))
-
-
-def spread(seeds: Sequence[Entry]) -> str:
-    """Return a proportion of one seed with its interval, of several with the worst."""
-    return mean_share(seeds) + (f", worst {100 * min(_values(seeds)):.1f} %" if len(seeds) > 1 else "")
-
-
-def mean_share(seeds: Sequence[Entry]) -> str:
-    """Return a proportion of one seed with its interval, of several as mean and standard deviation."""
-    return percent(seeds[0]) if len(seeds) == 1 else f"{mean_of([100 * value for value in _values(seeds)], 1)} %"
-
-
-def error_spread(seeds: Sequence[Entry]) -> str:
-    """Return an error of one seed with its interval, of several with the worst."""
-    return mean_error(seeds) + (f", worst {max(_values(seeds)):.2f}" if len(seeds) > 1 else "")
-
-
-def mean_error(seeds: Sequence[Entry]) -> str:
-    """Return an error of one seed with its interval, of several as mean and standard deviation."""
-    return number(seeds[0]) if len(seeds) == 1 else mean_of(_values(seeds))
+def mean_of(values: Sequence[float], digits: int = 2) -> str:
+    """Return a mean, of several values with their standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def seeds_words(seeds: Sequence[Record]) -> str:
@@ -85,7 +59,7 @@ def seeds_words(seeds: Sequence[Record]) -> str:
 
 def learned_from(record: Record) -> str:
     """Say what a run saw besides the images, and of how many strips."""
-    seen = supervision(record)
+    seen = SUPERVISION.get(record["experiment"], "sums")
     return seen if seen == "nothing" else f"{seen} of {trained_on(record):,} strips"
 
 
@@ -112,36 +86,22 @@ def hardware_words(hardware: Mapping[str, Any]) -> str:
     return ", ".join(words + [f"{processes} processes"] * (processes > 1))
 
 
-def in_float32(records: Sequence[Record]) -> str:
-    """Return a sentence on the runs in float32 if others were in bfloat16; "" if all agree."""
-    plain = sum(not record["hardware"]["bfloat16"] for record in records)
-    told = f" {plain} of {len(records)} runs were in float32, on a processor that is not fast in bfloat16."
-    return told if 0 < plain < len(records) else ""
+def strings(seeds: Sequence[Record]) -> list[Entry]:
+    """Return how often a row reads all digits of an unseen strip, by seed; nothing if it reads no digits."""
+    return [seed["strings"]["unseen"] for seed in seeds if seed.get("strings")]
 
 
-def named(seeds: Sequence[Record]) -> str:
-    return lines_of(f"`{seeds[0]['experiment']}`", departures(seeds[0]))
+def command(record: Record) -> str:
+    """Return the shell command that makes a record again, as far as the command line has its changed settings."""
+    name, source = record["experiment"], record["source"]
+    words, known = f"python -m research reproduce {name}", ["weights"]
+    if name not in SYSTEMS:
+        words = f"python -m digitsum train {name} --source {source} --preset full --folder {source}"
+        words, known = f"{words} --seed {record['seed']}", ["weights", "epochs", "train_limit"]
+    changed = [(key.replace("_", "-"), ours) for key, (_, ours) in record["changed"].items() if key in known]
+    return words + "".join(f" --{key} {ours or 'none'}" for key, ours in changed)
 
 
 def lines_of(*lines: str) -> str:
+    """Return the lines of a cell that are not empty."""
     return "<br>".join(filter(None, lines))
-
-
-def difference(entry: Entry) -> str:
-    """Return a difference with its interval: "−0.013 (−0.026 to −0.001)"."""
-    value, low, high = (f"{entry[key]:+.3f}".replace("-", "−") for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
-def mean_of(values: Sequence[float], digits: int = 2) -> str:
-    """Return a mean, of several values with their standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
-def entries(seeds: Sequence[Record], split: str, measure: str = "accuracy") -> list[Entry]:
-    return [seed["metrics"][split][measure] for seed in seeds]
-
-
-def _values(seeds: Sequence[Entry]) -> list[float]:
-    return [seed["value"] for seed in seeds]

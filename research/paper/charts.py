@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from digitsum import plots
 from digitsum.checkpoints import replacing
@@ -45,76 +45,54 @@ def labelled_digits(glyphs: np.ndarray, labels: np.ndarray, n: int = 24) -> Figu
 @mpl.rc_context(plots.STYLE)
 def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
     """Draw the probability of each sum (N, S), one panel per strip. The true sum (N,) is hatched."""
-    figure, grid = plt.subplots(1, max(len(truth), 1), figsize=(plots.WIDTH, 2.8), squeeze=False, sharey=True)
-    for axes, bars, total in zip(grid[0], probabilities, truth, strict=False):
+    figure, grid = plt.subplots(1, len(truth), figsize=(plots.WIDTH, 2.8), sharey=True)
+    for axes, bars, total in zip(grid, probabilities, truth, strict=True):
         axes.bar(np.arange(len(bars)), bars, color=plots.PURPLE)
         axes.bar(total, bars[total], color=plots.PURPLE, hatch="///", edgecolor="black", label=f"truth: {total}")
         axes.set(xlabel="sum", xlim=(-0.7, len(bars) - 0.3), ylim=(0, 1.05))
         axes.legend(loc="upper left")
-    grid[0, 0].set_ylabel("probability")
+    grid[0].set_ylabel("probability")
     return plots.done(figure)
 
 
 @mpl.rc_context(plots.STYLE)
-def reliability(diagrams: Mapping[str, Any]) -> Figure:
-    """Draw how often sums are right over the reader's confidence, one panel per `Reliability`.
+def reliability(measured: Mapping[str, Any]) -> Figure:
+    """Draw how often sums are right over the reader's confidence, as it is and with a temperature.
 
     A point's size tells how many strips its bin holds. On the dashed line, confidence equals accuracy.
     """
-    figure, grid = plots.panels(len(diagrams))
-    for axes, (name, bins) in zip(grid, diagrams.items(), strict=False):
+    figure, grid = plots.panels(2)
+    for axes, words, way in zip(grid, ("as it is", "with one temperature"), ("plain", "tempered"), strict=True):
+        confidence, accuracy, strips = np.transpose(measured[way]["reliability"])
         axes.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
-        axes.plot(bins.confidence, bins.accuracy, color=plots.PURPLE, linewidth=1)
-        sizes = 8 + 150 * bins.strips / max(bins.strips.sum(), 1)
-        axes.scatter(bins.confidence, bins.accuracy, sizes, color=plots.PURPLE, zorder=3)
-        axes.set(title=f"{name}\nexpected calibration error {bins.error:.2%}", aspect="equal")
+        axes.plot(confidence, accuracy, color=plots.PURPLE, linewidth=1)
+        axes.scatter(confidence, accuracy, 8 + 150 * strips / strips.sum(), color=plots.PURPLE, zorder=3)
+        error = measured[way]["expected_calibration_error"]
+        axes.set(title=f"{words}\nexpected calibration error {error:.2%}", aspect="equal")
         axes.set(xlabel="probability of the sum", ylabel="right sums", xlim=(0, 1.03), ylim=(0, 1.03))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.grid(True)
+        _percent(axes)
     return plots.done(figure)
 
 
-def _fine_percent(share: float, _: float) -> str:
-    """Return a tick's label with only as many decimals as it needs."""
-    return f"{100 * share:.4g}%"
-
-
 @mpl.rc_context(plots.STYLE)
-def coverage(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Draw accuracy over the proportion of strips with an answer, most trusted first: (proportions, accuracies)."""
+def coverage(curve: Sequence[Sequence[float]]) -> Figure:
+    """Draw accuracy over the proportion of strips with an answer, from pairs of the two."""
     figure, axes = plt.subplots(figsize=(plots.WIDTH * 0.6, 3.2))
-    for name, (shares, accuracy) in curves.items():
-        axes.plot(shares, accuracy, color=plots.look_of(name)["color"], label=f"{name}: {accuracy[-1]:.1%} of all")
+    axes.plot(*np.transpose(curve), color=plots.PURPLE)
     axes.set(xlabel="strips with an answer, the most trusted first", ylabel="right sums", xlim=(0, 1.01))
+    _percent(axes)
+    return plots.done(figure)
+
+
+def _percent(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_fine_percent)
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
     axes.grid(True)
-    if curves:
-        axes.legend()
-    return plots.done(figure)
-
-
-@mpl.rc_context(plots.STYLE)
-def data_curve(accuracy: Mapping[int, Sequence[float]]) -> Figure:
-    """Draw accuracy over the number of training sums: a point per seed, a line through their means."""
-    figure, axes = plt.subplots(figsize=(plots.WIDTH * 0.6, 3.2))
-    sizes = sorted(accuracy)
-    for size in sizes:
-        axes.scatter([size] * len(accuracy[size]), accuracy[size], 18, color=plots.PURPLE, zorder=3)
-    axes.plot(sizes, [np.mean(accuracy[size]) for size in sizes], color=plots.PURPLE)
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel="sums to learn from", ylabel="right sums")
-    axes.yaxis.set_major_formatter(_fine_percent)
-    axes.grid(True)
-    return plots.done(figure)
 
 
 def save(figure: Figure, path: Path, width: float, height: float) -> None:
     """Write a figure as PDF at a size in inches: the same bytes for the same figure."""
     figure.set_size_inches(width, height)
     figure.draw_without_rendering()  # the layout needs a second round after a change of size
-    with replacing(path) as temporary, plots.mpl.rc_context({"pdf.fonttype": 42}):  # searchable text
+    with replacing(path) as temporary, mpl.rc_context({"pdf.fonttype": 42}):  # searchable text
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})

@@ -16,31 +16,28 @@ from digitsum.errors import RecordError
 from digitsum.evaluation import Predictions, mean_ci, unpack
 from digitsum.provenance import provenance
 
-from .records import COMPARISON, by_experiment, load_records, ranking
+from .records import SOURCE, best_seed, load_records, one_row_each, ranking
 
 
 def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
     """Compare the best seed of each experiment with the next best on the last split, and write comparison.json.
 
-    Returns that record: `systems` by accuracy, `pairs` of neighbours (see `pair`), `left_out` with why, and each
-    system's `design_effect`. Raises RecordError if nothing can be compared.
+    Returns that record: `systems` by accuracy, `pairs` of neighbours (see `pair`), and each system's `design_effect`.
+    Raises RecordError if nothing can be compared.
     """
     split, strips = list(data.splits.items())[-1]
-    records = load_records(results, data.source)
-    systems, left_out = ranking(records)
-    if not systems or records[0]["data"]["fingerprint"] != data.fingerprint:
-        raise RecordError(f"{results}/{data.source} holds no records to compare on these strips; train some")
-    runs = by_experiment(records)
-    answers = {name: unpack(runs[name]["answers"]) for name in (system["experiment"] for system in systems)}
+    records = load_records(results)
+    systems, rows = ranking(records), one_row_each(records)
+    if not systems or strips.glyphs is None or records[0]["data"]["fingerprint"] != data.fingerprint:
+        raise RecordError(f"{results}/{SOURCE} holds no records to compare on these strips; train some")
+    names = [system["experiment"] for system in systems]
+    answers = {name: unpack(best_seed(rows[name])["answers"]) for name in names}
     record = {
-        "split": split, "data": {"fingerprint": data.fingerprint}, "systems": systems, "left_out": left_out,
-        "pairs": [{"better": a, "next": b} | pair(answers[a], answers[b], strips.sums) for a, b in pairwise(answers)],
-        "design_effect": {
-            name: design_effect(read.sums == strips.sums, strips.glyphs) for name, read in answers.items()
-            if strips.glyphs is not None
-        },
+        "split": split, "data": {"fingerprint": data.fingerprint}, "systems": systems,
+        "pairs": [{"better": a, "next": b} | pair(answers[a], answers[b], strips.sums) for a, b in pairwise(names)],
+        "design_effect": {n: design_effect(read.sums == strips.sums, strips.glyphs) for n, read in answers.items()},
     } | provenance(torch.device("cpu"))  # fmt: skip
-    write_json(record, Path(results, data.source, COMPARISON))
+    write_json(record, Path(results, SOURCE, "comparison.json"))
     return record
 
 

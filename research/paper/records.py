@@ -6,6 +6,7 @@ A record stays a plain dict, as `run_experiment` returns it: each user reads a f
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,14 +18,13 @@ from digitsum.experiments import EXPERIMENTS
 from digitsum.runs import load_json
 
 from ..studies import READER, STUDIES, variants_of
-from ..systems import SUPERVISION
 
 Record = dict[str, Any]
 Entry = Mapping[str, float]  # {"value", "low", "high"}
+Studies = Mapping[str, Mapping[str, Sequence[Record]]]  # the records of each study, by variant
 
 SOURCE = "mnist"  # the only source whose records are published
-COMPARISON = "comparison.json"  # beside the records of its source
-COMPARE_AGAIN = "make it again: python -m research compare"
+REFERENCES = ("most_common", "oracle-digit_labels")  # what the systems are held against
 
 # What a file must hold: a type, {key: what it holds} ("*": any key, "key?": it may be missing), or [what each item is].
 NUMBER = (int, float)
@@ -35,15 +35,21 @@ BOTH: dict[str, Any] = {
     "experiment": str, "source": str, "seed": int, "weights": str, "commit": (str, NoneType),
     "data": {"fingerprint": str, "seed": int},
 }  # fmt: skip
-RUN = BOTH | {
+CUT = BOTH | {
     "settings": {"model": str, "report": str, "epochs": int}, "changed": {"*": list},
     "parameters": int, "trained_parameters": int, "history": [EPOCH], "best_epoch": int,
     "data": BOTH["data"] | {"strips": {"train": int, "val": int, "test": int}},
     "hardware": {"device": str, "cpu": str, "threads": int, "bfloat16": bool}, "versions": {"torch": str},
-    "metrics": dict.fromkeys(("train", "val", "test", "entire"), METRICS) | {"*": METRICS}, "strings?": {"*": ENTRY},
+    "metrics": dict.fromkeys(("train", "val", "test", "entire"), METRICS), "strings?": {"*": ENTRY},
     "answers?": {"values": str, "sums": str}, "seconds": {"train": NUMBER, "total": NUMBER},
 }  # fmt: skip
-CALIBRATION = {"split": str, "n": int, "accuracy": ENTRY, "temperature": NUMBER, "abstaining": ENTRY}
+RUN = CUT | {"metrics": CUT["metrics"] | {"unseen": METRICS, "*": METRICS}}
+CALIBRATED = {"expected_calibration_error": NUMBER, "reliability": [[NUMBER]]}
+CALIBRATION = {
+    "split": str, "n": int, "accuracy": ENTRY, "temperature": NUMBER, "plain": CALIBRATED, "tempered": CALIBRATED,
+    "coverage": [[NUMBER]], "abstaining": ENTRY | {"n": int, "share": NUMBER},
+    "offset?": NUMBER, "centre_error?": ENTRY, "overlap?": [ENTRY | {"from": int, "to": int, "n": int}],
+}  # fmt: skip
 MEASURED = {  # by study, of those that train nothing
     "counts": {"*": {"n": int, "columns": int, "unknown": {"*": ENTRY}, "known": {"*": ENTRY}}},
     "tta": {"splits": {"*": {"n": int, "again": ENTRY, "once": ENTRY, "several": ENTRY}}},
@@ -52,32 +58,35 @@ MEASURED = {  # by study, of those that train nothing
     "ensemble": CALIBRATION,
 }
 COMPARED = {
-    "split": str, "data": {"fingerprint": str}, "left_out": {"*": str}, "design_effect": {"*": NUMBER},
+    "split": str, "data": {"fingerprint": str}, "design_effect": {"*": NUMBER},
     "systems": [{"experiment": str, "seed": int, "validation": NUMBER, "accuracy": NUMBER}],
     "pairs": [{"better": str, "next": str, "only_better": int, "only_next": int, "p": NUMBER, "mae": ENTRY}],
 }  # fmt: skip
 
 
-def load_records(results: str | Path = "results", source: str = SOURCE) -> list[Record]:
-    """Read every published record, results/<source>/*-seed*.json, in the order of EXPERIMENTS and of seeds.
+def load_records(results: str | Path = "results") -> list[Record]:
+    """Read every published record, results/mnist/*-seed*.json, in the order of EXPERIMENTS and of seeds.
 
     Raises RecordError for a file that is no whole record or has no place there, and for records on different data.
     """
-    return _read_folder(Path(results, source), list(EXPERIMENTS), source, RUN)
+    return _read_folder(Path(results, SOURCE), list(EXPERIMENTS), RUN)
 
 
-def load_studies(results: str | Path = "results") -> list[Record]:
-    """Read every record of a study, results/studies/mnist/<study>/*.json, by study, variant and seed.
+def load_studies(results: str | Path, published: Sequence[Record]) -> Studies:
+    """Read every record of a study, results/studies/mnist/<study>/*.json.
 
-    Each gets the key `study`. Raises RecordError as `load_records` does.
+    The records of a study's base are `published`. Raises RecordError as `load_records` does.
     """
-    records = []
-    for study in STUDIES:
-        wanted = BOTH | {"measured": MEASURED[study]} if study in MEASURED else RUN
+    studies, rows = {}, one_row_each(published)
+    for study, about in STUDIES.items():
+        wanted = BOTH | {"measured": MEASURED[study]} if study in MEASURED else CUT if study == "cut_digits" else RUN
         names = [variant.name for variant in variants_of(study)] or [READER]
-        found = _read_folder(Path(results, "studies", SOURCE, study), names, SOURCE, wanted)
-        records += [record | {"study": study} for record in found]
-    return records
+        found = _read_folder(Path(results, "studies", SOURCE, study), names, wanted)
+        seeds = {name: [record for record in found if record["experiment"] == name] for name in names}
+        if found and about.base in seeds:
+            seeds[about.base] = rows.get(about.base, [])
+        studies[study] = {name: each for name, each in seeds.items() if each}
+    return studies
 
 
 def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | None:
@@ -85,15 +94,13 @@ def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | 
 
     Raises RecordError if it is not whole, or of other runs.
     """
-    path = Path(results, SOURCE, COMPARISON)
+    path, again = Path(results, SOURCE, "comparison.json"), "make it again: python -m research compare"
     if not path.exists():
         return None
-    comparison = read_json(path, COMPARED, COMPARE_AGAIN)
-    systems, left_out = ranking(records)
-    names = [(pair["better"], pair["next"]) for pair in comparison["pairs"]]
-    there = comparison["systems"], comparison["left_out"], names
-    if there != (systems, left_out, list(pairwise(system["experiment"] for system in systems))):
-        raise RecordError(f"{path} compares other runs than those on record; {COMPARE_AGAIN}")
+    comparison, systems = read_json(path, COMPARED, again), ranking(records)
+    pairs = [(pair["better"], pair["next"]) for pair in comparison["pairs"]]
+    if (comparison["systems"], pairs) != (systems, list(pairwise(system["experiment"] for system in systems))):
+        raise RecordError(f"{path} compares other runs than those on record; {again}")
     return comparison
 
 
@@ -110,13 +117,13 @@ def read_json(path: Path, wanted: Any, remedy: str = "restore it, or run that ex
     return record
 
 
-def _read_folder(folder: Path, names: Sequence[str], source: str, wanted: Any) -> list[Record]:
+def _read_folder(folder: Path, names: Sequence[str], wanted: Any) -> list[Record]:
     """Read all records of a folder, in the order of `names` and of seeds."""
     records = []
     for path in folder.glob("*-seed*.json"):
         record = read_json(path, wanted)
         name = f"{record['experiment']}-seed{record['seed']}.json"
-        if record["experiment"] not in names or (record["source"], name) != (source, path.name):
+        if record["experiment"] not in names or (record["source"], name) != (SOURCE, path.name):
             raise RecordError(f"{path} holds {name} of {record['source']!r}, which has no place there; take it away")
         records.append(record)
     if len({record["data"]["fingerprint"] for record in records}) > 1:
@@ -142,17 +149,27 @@ def _faults(value: Any, wanted: Any, name: str = "") -> Iterator[str]:
 # What is asked of records
 
 
-def in_rows(records: Sequence[Record]) -> list[list[Record]]:
-    """Return the records of each row: the seeds of one experiment with the same settings."""
+def rows_of(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the tables' rows, each the seeds of one experiment with the same settings.
+
+    The most accurate on `unseen` comes first, and the references come last.
+    """
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(json.dumps([record["experiment"], record["changed"]], sort_keys=True), []).append(record)
-    return list(rows.values())
+
+    def rank(seeds: Sequence[Record]) -> tuple[bool, float]:
+        accuracy = statistics.mean(seed["metrics"]["unseen"]["accuracy"]["value"] for seed in seeds)
+        return seeds[0]["experiment"] in REFERENCES, -accuracy
+
+    return sorted(rows.values(), key=rank)
 
 
-def unchanged(records: Sequence[Record], experiment: str) -> list[Record]:
-    """Return the records of an experiment with its own settings."""
-    return [record for record in records if record["experiment"] == experiment and not record["changed"]]
+def one_row_each(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return one row of each experiment, in the tables' order: with its own settings, if there is such a row."""
+    own = {record["experiment"] for record in records if not record["changed"]}
+    rows = rows_of([record for record in records if not record["changed"] or record["experiment"] not in own])
+    return {seeds[0]["experiment"]: seeds for seeds in rows}
 
 
 def best_seed(seeds: Sequence[Record]) -> Record:
@@ -160,39 +177,20 @@ def best_seed(seeds: Sequence[Record]) -> Record:
     return max(seeds, key=lambda record: (record["metrics"]["val"]["accuracy"]["value"], -record["seed"]))
 
 
-def by_experiment(records: Sequence[Record]) -> dict[str, Record]:
-    """Return the best seed of each experiment, of runs with its own settings if there are some."""
-    names = dict.fromkeys(record["experiment"] for record in records)
-    runs = {name: [record for record in records if record["experiment"] == name] for name in names}
-    return {name: best_seed(unchanged(records, name) or seeds) for name, seeds in runs.items()}
+def ranking(records: Sequence[Record]) -> list[Record]:
+    """Return the systems to compare, the best seed of each, the most accurate on `unseen` first.
 
-
-def ranking(records: Sequence[Record]) -> tuple[list[Record], dict[str, str]]:
-    """Return the systems to compare, the best seed of each, the most accurate first; and why others are left out."""
-    systems, left_out = [], {}
-    for name, record in by_experiment(records).items():
-        if record["changed"]:
-            left_out[name] = "departs from its settings"
-        elif "answers" not in record:
-            left_out[name] = "its record holds no answers"
-        else:
-            accuracy = {split: entry["accuracy"]["value"] for split, entry in record["metrics"].items()}
-            scores = {"validation": accuracy["val"], "accuracy": accuracy[last_split(record)]}
-            systems.append({"experiment": name, "seed": record["seed"]} | scores)
-    return sorted(systems, key=lambda system: -system["accuracy"]), left_out
-
-
-def last_split(record: Record) -> str:
-    """Return the strips that a run is ranked by: `unseen` if there are some, otherwise `test`."""
-    return "unseen" if "unseen" in record["metrics"] else "test"
+    It leaves out runs that depart from their settings, and records without answers.
+    """
+    systems = []
+    for name, run in ((name, best_seed(seeds)) for name, seeds in one_row_each(records).items()):
+        if "answers" in run and not run["changed"]:
+            validation, accuracy = (run["metrics"][split]["accuracy"]["value"] for split in ("val", "unseen"))
+            systems.append({"experiment": name, "seed": run["seed"], "validation": validation, "accuracy": accuracy})
+    return sorted(systems, key=lambda system: -system["accuracy"])
 
 
 def trained_on(record: Record) -> int:
     """Return how many strips a run learned from."""
     strips, limit = record["data"]["strips"]["train"], record["settings"].get("train_limit")
     return strips if limit is None else min(strips, limit)
-
-
-def supervision(record: Record) -> str:
-    """Return what training saw besides the images: "sums" for most, "nothing" if nothing was trained."""
-    return SUPERVISION.get(record["experiment"], "sums")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import typst
 
 from digitsum import plots
 from digitsum.checkpoints import replacing, write_json
 from digitsum.errors import RecordError
 
-from ..studies import READER, STUDIES
-from ..studies.calibration import Reliability
+from ..studies import READER
 from . import charts
-from .charts import save
-from .facts import Studies, by_variant, facts_json, of_seeds, one_row_each
-from .records import Record, best_seed, load_comparison, load_records, load_studies, read_json, trained_on, unchanged
+from .facts import facts, of_seeds
+from .records import Record, Studies, best_seed, load_comparison, load_records, load_studies, one_row_each, read_json
 
 HERE = Path(__file__).parent  # report.typ, references.bib and figures/
 CURVES = 4  # draw at most so many experiments of each objective
@@ -41,11 +37,12 @@ def make_report(
         from .look import look
 
         write_json(look(root, Path(models) / "mnist" / f"{READER}.safetensors", HERE / "figures"), seen)
-    records, studies = load_records(results), by_variant(load_studies(results))
+    records = load_records(results)
+    studies = load_studies(results, records)
+    told = facts(records, studies, load_comparison(results, records), read_json(seen, {"errors": dict}))
     with TemporaryDirectory() as folder:
         source = Path(shutil.copytree(HERE, Path(folder) / "paper"))
-        facts = facts_json(records, read_json(seen, {"errors": dict}), studies, load_comparison(results, records))
-        (source / "facts.json").write_text(facts, encoding="utf-8")
+        write_json(told, source / "facts.json")
         draw_charts(records, studies, source / "charts")
         paper = compile_paper(source / "report.typ")
     changed = not output.exists() or output.read_bytes() != paper
@@ -70,21 +67,15 @@ def compile_paper(path: Path) -> Any:
 def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> None:
     """Draw the figures that need no strips."""
     rows = one_row_each(records)
-    accuracies = {row[0]["experiment"]: of_seeds([run["metrics"]["unseen"]["accuracy"] for run in row]) for row in rows}
-    save(plots.accuracies(accuracies), folder / "accuracies.pdf", 6.4, 0.6 + 0.18 * len(rows))
-    whole = [row[0] for row in rows if row[0]["history"] and not row[0]["changed"]]
+    accuracies = {name: of_seeds([run["metrics"]["unseen"]["accuracy"] for run in row]) for name, row in rows.items()}
+    charts.save(plots.accuracies(accuracies), folder / "accuracies.pdf", 6.4, 0.6 + 0.18 * len(rows))
+    whole = [row[0] for row in rows.values() if row[0]["history"] and not row[0]["changed"]]
     whole.sort(key=lambda run: -run["metrics"]["val"]["accuracy"]["value"])
     objectives = {run["experiment"]: run["settings"]["objective"] for run in whole}
     kinds = list(objectives.values())
     drawn = {run["experiment"]: run["history"] for k, run in enumerate(whole) if kinds[:k].count(kinds[k]) < CURVES}
-    save(plots.curves(drawn, objectives), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
-    best = best_seed(unchanged(records, READER))["seed"]
+    charts.save(plots.curves(drawn, objectives), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
+    best = best_seed(rows[READER])["seed"]
     (measured,) = (record["measured"] for record in studies["calibration"][READER] if record["seed"] == best)
-    ways = {"as it is": "plain", "with one temperature": "tempered"}
-    bins = {words: Reliability(*np.transpose(measured[way]["reliability"])) for words, way in ways.items()}
-    save(charts.reliability(bins), folder / "reliability.pdf", 7.5, 3.6)
-    save(charts.coverage({READER: tuple(np.transpose(measured["coverage"]))}), folder / "coverage.pdf", 5, 2.5)
-    by_sums: dict[int, list[float]] = {}
-    for run in itertools.chain(unchanged(records, STUDIES["sums"].base), *studies["sums"].values()):
-        by_sums.setdefault(trained_on(run), []).append(run["metrics"]["unseen"]["accuracy"]["value"])
-    save(charts.data_curve(by_sums), folder / "sums.pdf", 5, 2.5)
+    charts.save(charts.reliability(measured), folder / "reliability.pdf", 7.5, 3.6)
+    charts.save(charts.coverage(measured["coverage"]), folder / "coverage.pdf", 5, 2.5)
