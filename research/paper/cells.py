@@ -6,19 +6,28 @@ import statistics
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from digitsum.evaluation import number, percent
 
 from ..systems import SUPERVISION, SYSTEMS
 from .records import Entry, Record, trained_on
-from .reported import NOTHING
 
 SPLITS = {
     "train": "train", "val": "validation", "test": "test", "unseen": "unseen", "entire": "entire",
     "first_10000": "first 10,000",
 }  # fmt: skip
-COLLAPSED = 0.5  # a seed below this part of the best seed's validation accuracy never got going
+NOTHING = "–"
+# Other people's numbers, as they state them: the reports' on the course's files, and those of other public systems.
+REPORTED = (
+    pd.read_csv(Path(__file__).with_name("reported.csv"), keep_default_na=False)
+    .set_index("experiment")
+    .to_dict("index")
+)
+PEERS = pd.read_csv(Path(__file__).with_name("peers.csv"), keep_default_na=False).to_dict("records")
 
 
 def column(records: Sequence[Any], *path: Any) -> list[Any]:
@@ -48,13 +57,6 @@ def mean_of(values: Sequence[float], digits: int = 2) -> str:
     """Return a mean, of several values with their standard deviation."""
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
-def seeds_words(seeds: Sequence[Record]) -> str:
-    """Say how many seeds there are, and which of them never got going."""
-    scores = {seed["seed"]: seed["metrics"]["val"]["accuracy"]["value"] for seed in seeds}
-    collapsed = ", ".join(str(seed) for seed, score in scores.items() if score < COLLAPSED * max(scores.values()))
-    return f"{len(seeds)}, collapsed: {collapsed}" if collapsed else str(len(seeds))
 
 
 def learned_from(record: Record) -> str:
@@ -100,8 +102,3 @@ def command(record: Record) -> str:
         words, known = f"{words} --seed {record['seed']}", ["weights", "epochs", "train_limit"]
     changed = [(key.replace("_", "-"), ours) for key, (_, ours) in record["changed"].items() if key in known]
     return words + "".join(f" --{key} {ours or 'none'}" for key, ours in changed)
-
-
-def lines_of(*lines: str) -> str:
-    """Return the lines of a cell that are not empty."""
-    return "<br>".join(filter(None, lines))

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from digitsum import plots
 from digitsum.checkpoints import replacing
 
-WINE = "#882255"
 plots.LOOKS |= {
-    "reader_small": (WINE, "o"), "cnn3_dropout": (plots.BLUE, "s"), "cnn2_dropout": (plots.BLUE, "v"),
+    "reader_small": ("#882255", "o"), "cnn3_dropout": (plots.BLUE, "s"), "cnn2_dropout": (plots.BLUE, "v"),
     "cnn2_linear": (plots.BLUE, "^"), "cnn_no_attention": (plots.ORANGE, "^"),
     "cnn_attention_several": (plots.BLACK, "s"), "cnn_attention_between": (plots.SKY, "v"),
     "vgg16_frozen": (plots.GREEN, "^"), "vit": (plots.GREEN, "s"), "ocr": (plots.ORANGE, "s"),
@@ -35,9 +34,7 @@ def labelled_digits(glyphs: np.ndarray, labels: np.ndarray, n: int = 24) -> Figu
         sheet[digit, :, : len(first)] = first.transpose(1, 0, 2)
     figure, axes = plt.subplots(figsize=(plots.WIDTH, plots.WIDTH * 10 / n))
     axes.imshow(sheet.reshape(10 * side, n * side), cmap="gray", vmin=0, vmax=255)
-    axes.set_xticks([])
-    axes.set_yticks(side * (np.arange(10) + 0.5), labels=[str(digit) for digit in range(10)])
-    axes.set_ylabel("labelled")
+    axes.set(xticks=[], yticks=side * (np.arange(10) + 0.5), yticklabels=range(10), ylabel="labelled")
     axes.tick_params(length=0)
     return plots.done(figure)
 

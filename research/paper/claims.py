@@ -16,6 +16,7 @@ from .records import Entry, Record
 
 Verdict = tuple[str, bool | None]  # the numbers, and whether a claim holds; None: undecided
 Found = list[tuple[str, int, str, bool | None]]  # a verdict after its system, "" for a claim of one, and its seed
+Judge = Callable[[Sequence[Record]], Found]
 RISEN = 1.1  # a validation loss of this many times its lowest has risen
 WORDS = {True: "holds", False: "does not hold", None: "undecided"}
 
@@ -97,9 +98,8 @@ def _weights_apart(one: Record, other: Record) -> bool:
 
 
 def _beats(
-    first: str, second: str, accuracy: Callable[[Record], Entry] = _best_epoch,
-    alike: Callable[[Record, Record], bool] = _same_seed,
-) -> Callable[[Sequence[Record]], Found]:  # fmt: skip
+    first: str, second: str, accuracy: Callable[..., Entry] = _best_epoch, alike: Callable[..., bool] = _same_seed
+) -> Judge:
     """Return the judge of a claim that an experiment beats another in runs that are `alike`."""
 
     def judge(records: Sequence[Record]) -> Found:
@@ -110,7 +110,7 @@ def _beats(
     return judge
 
 
-def _each(names: Sequence[str], verdict: Callable[[Record], Verdict]) -> Callable[[Sequence[Record]], Found]:
+def _each(names: Sequence[str], verdict: Callable[[Record], Verdict]) -> Judge:
     """Return the judge of a claim on every run of these experiments with its own settings."""
 
     def judge(records: Sequence[Record]) -> Found:
@@ -122,11 +122,8 @@ def _each(names: Sequence[str], verdict: Callable[[Record], Verdict]) -> Callabl
 
 ATTENTION, DROPOUT = "cnn_attention-regression", "cnn2_dropout-regression"
 REGRESSOR, CLASSIFIER, RESNET = "baseline_cnn-regression", "baseline_cnn-classification", "resnet50-classification"
-SCRATCH = [
-    name for name, row in EXPERIMENTS.items()
-    if not row.weights and row.report != "this repository" and name not in SUPERVISION
-]  # fmt: skip
-CLAIMS: tuple[tuple[str, str, Callable[[Sequence[Record]], Found]], ...] = (  # claim, report (–: our question), judge
+SCRATCH = [n for n, e in EXPERIMENTS.items() if not (e.weights or e.report == "this repository" or n in SUPERVISION)]
+CLAIMS: tuple[tuple[str, str, Judge], ...] = (  # claim, report (–: our question), judge
     ("Regression beats classification on every seed: validation, last epochs", "C",
      _beats(REGRESSOR, CLASSIFIER, _last_epoch)),
     ("Regression beats classification in the network with attention: validation, best epochs", "–",

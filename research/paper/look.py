@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from digitsum.provenance import provenance
 
 from ..studies.pseudo_labels import label_digits
 from . import charts
-from .charts import save
 
 EDGES = (5, 25, 50, 75, 95)  # percentiles
 SURE = 0.9  # count wrong answers of a higher probability
@@ -47,19 +45,16 @@ def look(root: str | Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     sureness = [reading.probability for reading in readings]
     extremes = np.array([np.argmax(sureness), np.argmin(sureness)])
     found = label_digits(first, predictions(model, first.images).readings, model.stride)
-    symbols = sight(model, strips.images[:SEEN])
-    save(plots.samples(strips), figures / "strips.pdf", 9, 3.8)
-    save(plots.reading(strips.images[:SEEN], symbols, seen), figures / "reading.pdf", 9, 5.6)
-    save(charts.sum_probabilities(probability[extremes], strips.sums[extremes]), figures / "sums.pdf", 8, 2)
-    save(charts.labelled_digits(found.glyphs, found.labels), figures / "digits.pdf", 9, 3.75)
-    save(plots.captioned(strips.images[surest[:WRONG]], wrong), figures / "errors.pdf", 9, 3.8)
+    charts.save(plots.samples(strips), figures / "strips.pdf", 9, 3.8)
+    sights = plots.reading(strips.images[:SEEN], sight(model, strips.images[:SEEN]), seen)
+    charts.save(sights, figures / "reading.pdf", 9, 5.6)
+    charts.save(charts.sum_probabilities(probability[extremes], strips.sums[extremes]), figures / "sums.pdf", 8, 2)
+    charts.save(charts.labelled_digits(found.glyphs, found.labels), figures / "digits.pdf", 9, 3.75)
+    charts.save(plots.captioned(strips.images[surest[:WRONG]], wrong), figures / "errors.pdf", 9, 3.8)
     return {
         "experiment": model.metadata["experiment"], "source": data.source, "seed": model.metadata["seed"],
         "weights": model.metadata["digest"], "generator": generator(root, data), "errors": counts,
-        "data": {
-            "fingerprint": data.fingerprint, "seed": data.seed,
-            "strips": {name: len(split) for name, split in data.splits.items()},
-        },
+        "data": {"fingerprint": data.fingerprint, "seed": data.seed},
     } | provenance(torch.device("cpu"))  # fmt: skip
 
 
@@ -73,9 +68,8 @@ def errors(read: Predictions, strips: Strips) -> tuple[dict[str, Any], np.ndarra
         differ = [(int(t), d) for t, d in zip(strips.digits[k], read.readings[k].digits, strict=True) if t != d]
         pairs.update(differ if len(differ) == 1 else [])
     counts = {
-        "n": len(wrong), "one_digit": pairs.total(),
+        "n": len(wrong), "one_digit": pairs.total(), "sure": int((certainty > SURE).sum()), "sure_above": SURE,
         "pairs": [[*pair, n] for pair, n in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))],
-        "sure": int((certainty > SURE).sum()), "sure_above": SURE,
     }  # fmt: skip
     return counts, wrong[np.argsort(-certainty, kind="stable")]
 
@@ -93,7 +87,7 @@ def generator(root: str | Path, data: Data) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "n": len(sums), "pixel mean": mean,
-        "pixel standard deviation": math.sqrt(np.square(images, dtype=np.uint16).mean() - mean**2),
+        "pixel standard deviation": float((np.square(images, dtype=np.uint16).mean() - mean**2) ** 0.5),
         "ink lost to overlap": 1 - int(images.sum(dtype=np.int64)) / sum(int(ink[part.glyphs].sum()) for part in parts),
         "mean of the sums": float(sums.mean()), "variance of the sums": float(sums.var()),
     } | {name: [round(float(p)) for p in np.percentile(edge, EDGES)] for name, edge in edges.items()}  # fmt: skip

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from ..bench import read_machine
 from .cells import hardware_words
-from .tables import EMPTY, Row, markdown
-
-Part = dict[str, Any]
+from .records import Record
+from .tables import Row, markdown
 
 
 def published_tables(results: str | Path = "results") -> dict[str, str]:
@@ -21,26 +19,24 @@ def published_tables(results: str | Path = "results") -> dict[str, str]:
     return tables([read_machine(path) for path in sorted((Path(results) / "bench").glob("*.json"))])
 
 
-def tables(machines: Sequence[dict[str, Any]]) -> dict[str, str]:
+def tables(machines: Sequence[Record]) -> dict[str, str]:
     """Return a table per part with the rows of all machines' records, and below it when and how it was measured."""
     made = {}
     for name, rows_of in TABLES.items():
         parts = [(hardware_words(each["hardware"]), each["parts"][name]) for each in machines if name in each["parts"]]
-        if not parts:
-            made[name] = f"{EMPTY} `python -m research bench --only {name}` makes the first."
-            continue
         rows = [{"hardware": hardware} | row for hardware, part in parts for row in rows_of(part)]
-        made[name] = f"{markdown(rows)}\n\n{'; '.join(_measured(hardware, part) for hardware, part in parts)}."
+        measured = "; ".join(_measured(hardware, part) for hardware, part in parts)
+        made[name] = f"{markdown(rows)}\n\n{measured}." if parts else ""
     return made
 
 
-def _measured(hardware: str, part: Part) -> str:
+def _measured(hardware: str, part: Record) -> str:
     limit = f"up to {part['minutes']:g} minutes each" if "minutes" in part else f"{part['repeats']} repeats"
     torch, commit = part["versions"]["torch"], part["commit"]
     return f"{hardware}: torch {torch}, commit `{commit}`, {part['date']}, {limit}, source {part['source']}"
 
 
-def _epoch(part: Part) -> list[Row]:
+def _epoch(part: Record) -> list[Row]:
     rows = []
     for row in part["rows"]:
         ours, usual = row["seconds"]["ours"], row["seconds"]["usual"]
@@ -54,7 +50,7 @@ def _epoch(part: Part) -> list[Row]:
     return rows
 
 
-def _likelihood(part: Part) -> list[Row]:
+def _likelihood(part: Record) -> list[Row]:
     rows = []
     for axis in ("columns", "digits"):
         seconds = {int(size): median(repeats) for size, repeats in part[axis].items()}
@@ -64,7 +60,7 @@ def _likelihood(part: Part) -> list[Row]:
     return rows
 
 
-def _prediction(part: Part) -> list[Row]:
+def _prediction(part: Record) -> list[Row]:
     rows = []
     for name in dict.fromkeys(row["experiment"] for row in part["rows"]):
         calls = [row for row in part["rows"] if row["experiment"] == name]
@@ -75,18 +71,16 @@ def _prediction(part: Part) -> list[Row]:
     return rows
 
 
-def _accuracy(part: Part) -> list[Row]:
+def _accuracy(part: Record) -> list[Row]:
     rows = []
-    for row in part["rows"]:
-        last = row["checks"][-1]
-        rows.append(
-            {"experiment": f"`{row['experiment']}`", "epochs": f"{row['epochs']}"}
-            | {f"{100 * float(t):g} %": f"{s / 60:.1f} min" if s else "not reached" for t, s in row["reached"].items()}
-            | {"last": f"{100 * last['accuracy']:.1f} % after {last['seconds'] / 60:.1f} min"}
-        )
+    for timed in part["rows"]:
+        row, last = {"experiment": f"`{timed['experiment']}`", "epochs": f"{timed['epochs']}"}, timed["checks"][-1]
+        for target, seconds in timed["reached"].items():
+            row[f"{100 * float(target):g} %"] = f"{seconds / 60:.1f} min" if seconds else "not reached"
+        rows.append(row | {"last": f"{100 * last['accuracy']:.1f} % after {last['seconds'] / 60:.1f} min"})
     return rows
 
 
-TABLES: dict[str, Callable[[Part], list[Row]]] = {
+TABLES: dict[str, Callable[[Record], list[Row]]] = {
     "epoch": _epoch, "likelihood": _likelihood, "prediction": _prediction, "accuracy": _accuracy,
 }  # fmt: skip

@@ -1,7 +1,4 @@
-"""The published records in results/, read and checked for what tables and paper need of them.
-
-A record stays a plain dict, as `run_experiment` returns it: each user reads a few keys, and old records hold more.
-"""
+"""The published records in results/, plain dicts, read and checked for what tables and paper need of them."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from digitsum.errors import RecordError
@@ -32,7 +28,7 @@ ENTRY = dict.fromkeys(("value", "low", "high"), NUMBER)
 METRICS = {"n": int} | dict.fromkeys(("accuracy", "floor", "ceiling", "mse", "mae"), ENTRY)
 EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy"), NUMBER)
 BOTH: dict[str, Any] = {
-    "experiment": str, "source": str, "seed": int, "weights": str, "commit": (str, NoneType),
+    "experiment": str, "source": str, "seed": int, "weights": str, "commit": (str, type(None)),
     "data": {"fingerprint": str, "seed": int},
 }  # fmt: skip
 CUT = BOTH | {
@@ -64,7 +60,15 @@ COMPARED = {
 }  # fmt: skip
 
 
-def load_records(results: str | Path = "results") -> list[Record]:
+def load_all(results: str | Path) -> tuple[list[Record], Studies, Record | None]:
+    """Return the published records, the studies' and the comparison. Raises RecordError also if nothing is there."""
+    records = load_records(results)
+    if not records:
+        raise RecordError(f"{results}/{SOURCE} holds no records; restore them, or train some")
+    return records, load_studies(results, records), load_comparison(results, records)
+
+
+def load_records(results: str | Path) -> list[Record]:
     """Read every published record, results/mnist/*-seed*.json, in the order of EXPERIMENTS and of seeds.
 
     Raises RecordError for a file that is no whole record or has no place there, and for records on different data.
@@ -106,8 +110,6 @@ def load_comparison(results: str | Path, records: Sequence[Record]) -> Record | 
 
 def read_json(path: Path, wanted: Any, remedy: str = "restore it, or run that experiment again") -> Record:
     """Read a file that holds all that is `wanted`, and perhaps more. Raises RecordError with the first fault."""
-    if not path.is_file():
-        raise RecordError(f"{path} is no file; {remedy}")
     try:
         record = load_json(path)
     except (OSError, ValueError) as error:
@@ -183,7 +185,8 @@ def ranking(records: Sequence[Record]) -> list[Record]:
     It leaves out runs that depart from their settings, and records without answers.
     """
     systems = []
-    for name, run in ((name, best_seed(seeds)) for name, seeds in one_row_each(records).items()):
+    for name, seeds in one_row_each(records).items():
+        run = best_seed(seeds)
         if "answers" in run and not run["changed"]:
             validation, accuracy = (run["metrics"][split]["accuracy"]["value"] for split in ("val", "unseen"))
             systems.append({"experiment": name, "seed": run["seed"], "validation": validation, "accuracy": accuracy})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,11 +15,14 @@ from digitsum import plots
 from digitsum.checkpoints import replacing, write_json
 from digitsum.errors import RecordError
 
-from ..studies import READER
-from . import charts
-from .facts import facts, of_seeds
-from .records import Record, Studies, best_seed, load_comparison, load_records, load_studies, one_row_each, read_json
+from ..studies import READER, SMALL
+from . import cells, charts
+from .records import Entry, Record, Studies, best_seed, load_all, one_row_each, read_json
+from .tables import MEASURED, tables_of
 
+SHOWN = ("ablations", "sums", "counts", "cut_digits", "tta", "calibration", "ensemble", "pseudo_labels")
+MARKERS = {"o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽"}  # of plots, filled and hollow
+MEASURES = {"accuracy": "", "floor": " floor", "ceiling": " ceiling", "mse": " MSE", "mae": " MAE"}
 HERE = Path(__file__).parent  # report.typ, references.bib and figures/
 CURVES = 4  # draw at most so many experiments of each objective
 
@@ -37,9 +41,8 @@ def make_report(
         from .look import look
 
         write_json(look(root, Path(models) / "mnist" / f"{READER}.safetensors", HERE / "figures"), seen)
-    records = load_records(results)
-    studies = load_studies(results, records)
-    told = facts(records, studies, load_comparison(results, records), read_json(seen, {"errors": dict}))
+    records, studies, comparison = load_all(results)
+    told = facts(records, studies, comparison, read_json(seen, {"errors": dict, "generator": dict}))
     with TemporaryDirectory() as folder:
         source = Path(shutil.copytree(HERE, Path(folder) / "paper"))
         write_json(told, source / "facts.json")
@@ -76,6 +79,74 @@ def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> No
     drawn = {run["experiment"]: run["history"] for k, run in enumerate(whole) if kinds[:k].count(kinds[k]) < CURVES}
     charts.save(plots.curves(drawn, objectives), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
     best = best_seed(rows[READER])["seed"]
-    (measured,) = (record["measured"] for record in studies["calibration"][READER] if record["seed"] == best)
-    charts.save(charts.reliability(measured), folder / "reliability.pdf", 7.5, 3.6)
-    charts.save(charts.coverage(measured["coverage"]), folder / "coverage.pdf", 5, 2.5)
+    for measured in (each["measured"] for each in studies["calibration"][READER] if each["seed"] == best):
+        charts.save(charts.reliability(measured), folder / "reliability.pdf", 7.5, 3.6)
+        charts.save(charts.coverage(measured["coverage"]), folder / "coverage.pdf", 5, 2.5)
+
+
+# What report.typ reads: records as they are, and what Python can say of them better than Typst
+
+
+def facts(records: Sequence[Record], studies: Studies, comparison: Record | None, seen: Record) -> dict[str, Any]:
+    """Return all that the paper tells. Raises RecordError if records are missing."""
+    rows = one_row_each(records)
+    lacking = [f"of {name}" for name in (*cells.REPORTED, READER, SMALL) if name not in rows]
+    lacking += [f"of the study {name} (python -m research study {name})" for name in SHOWN if not studies.get(name)]
+    if lacking or comparison is None:
+        raise RecordError(f"The paper lacks records {', '.join(lacking or ['of the comparison'])}")
+    return {
+        "systems": {name: _system(seeds) for name, seeds in rows.items()},
+        "theirs": {name: stated | {"ours": _beside(stated, rows[name])} for name, stated in cells.REPORTED.items()},
+        "tables": tables_of(records, studies, comparison),
+        "variants": {name: shares(seeds) for study in ("ablations", "sums") for name, seeds in studies[study].items()},
+        "measured": {name: cells.column(studies[name][READER], "measured") for name in SHOWN if name in MEASURED},
+        "ensemble_of": len(studies["ensemble"][READER][0]["seeds"]),
+        "comparison": comparison, "seen": seen, "data": records[0]["data"],
+    }  # fmt: skip
+
+
+def shares(seeds: Sequence[Record]) -> dict[str, Any]:
+    """Return the accuracy on each split, and `strings`, if a row reads digits: unseen strips with all digits right."""
+    entries = {split: cells.column(seeds, "metrics", split, "accuracy") for split in seeds[0]["metrics"]}
+    return {name: of_seeds(each) for name, each in (entries | {"strings": cells.strings(seeds)}).items() if each}
+
+
+def of_seeds(seeds: Sequence[Entry]) -> dict[str, Any]:
+    """Return the mean of value, low and high over seeds, the extremes, and text.
+
+    All seeds read the same strips, so together they are no larger sample and the interval stays that of one seed.
+    The extremes of a single seed are its interval.
+    """
+    means = {key: statistics.mean(seed[key] for seed in seeds) for key in ("value", "low", "high")}
+    values = [seed["value"] for seed in seeds] if len(seeds) > 1 else [means["low"], means["high"]]
+    texts = {"brief": cells.summary(seeds), "text": cells.summary(seeds, worst=True)}
+    return means | {"least": min(values), "most": max(values)} | texts
+
+
+def _system(seeds: Sequence[Record]) -> dict[str, Any]:
+    """Describe a row of seeds."""
+    first, look = seeds[0], plots.look_of(seeds[0]["experiment"])
+    return {
+        "name": first["experiment"], "settings": first["settings"], "seeds": len(seeds), "colour": look["color"],
+        "marker": MARKERS[look["marker"]][look["markerfacecolor"] != look["color"]],
+        "learned": cells.learned_from(first), "note": cells.departures(first), "departs": bool(first["changed"]),
+        "parameters": f"{first['parameters']:,}", "millions": f"{first['parameters'] / 1e6:.2f}",
+        "best_epoch": _span([seed["best_epoch"] for seed in seeds]),
+        "minutes": _span([round(seed["seconds"]["train"] / 60) for seed in seeds]),
+        "hardware": list(dict.fromkeys(cells.hardware_words(seed["hardware"]) for seed in seeds)),
+        **{error: cells.of_runs(seeds, "test", error) for error in ("mae", "mse")}, **shares(seeds),
+    }  # fmt: skip
+
+
+def _span(values: Sequence[int]) -> str:
+    """Return the lowest and the highest value, "12–16"; one number if they are the same."""
+    return "–".join(map(str, sorted({min(values), max(values)})))
+
+
+def _beside(stated: Mapping[str, str], seeds: Sequence[Record]) -> str:
+    """Return the same measures of ours as a report states."""
+    measures = [measure.split() for measure in stated["measures"].split(", ")]
+    return "; ".join(
+        f"{cells.SPLITS[split]}{MEASURES[each]} {cells.of_runs(seeds, split, each, worst=True)}"
+        for split, each in measures
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,42 +12,26 @@ import pandas as pd
 from digitsum.checkpoints import replacing
 from digitsum.errors import RecordError
 
-from ..studies import READER, STUDIES, variants_of
+from ..studies import READER, variants_of
 from ..systems import SUPERVISION, SYSTEMS
 from . import cells
+from .cells import NOTHING, PEERS, REPORTED
 from .claims import judged
-from .records import (
-    REFERENCES,
-    SOURCE,
-    Record,
-    Studies,
-    load_comparison,
-    load_records,
-    load_studies,
-    rows_of,
-    trained_on,
-)
-from .reported import NOTHING, PEERS_ON_CUT_DIGITS, PEERS_ON_STRIPS, REPORTED
+from .records import REFERENCES, SOURCE, Record, Studies, load_all, rows_of
 
 PAGES = ("README.md", "docs/results.md", "docs/reader.md", "docs/performance.md")
 MARKER = re.compile(r"^<!-- /?table:(\S+) -->$", re.MULTILINE)
-PLACE = re.compile(r"^<!-- table:(\S+) -->$.*?^<!-- /table:\1 -->$", re.MULTILINE | re.DOTALL)
-EMPTY = "No records yet:"
+PLACE = re.compile(r"^(<!-- table:(\S+) -->$).*?^(<!-- /table:\2 -->)$", re.MULTILINE | re.DOTALL)
 
 Row = dict[str, str]  # cells by the names of their columns
 
 
 def published_tables(results: str | Path = "results") -> dict[str, str]:
     """Return every table by name, as Markdown. Raises RecordError if a record is wrong, or if there are none."""
-    records = load_records(results)
-    if not records:
-        raise RecordError(f"{results}/{SOURCE} holds no records, and without them the tables would be empty")
-    tables = tables_of(records, load_studies(results, records), load_comparison(results, records))
-    texts = {name: markdown(rows) for name, rows in tables.items()}
-    for study in STUDIES:
-        texts[f"study-{study}"] = texts[f"study-{study}"] or f"{EMPTY} `python -m research study {study}` makes them."
+    records, studies, comparison = load_all(results)
+    tables = {name: markdown(rows) for name, rows in tables_of(records, studies, comparison).items()}
     commands = dict.fromkeys(cells.command(record) for seeds in rows_of(records) for record in seeds)
-    return texts | {"commands": "\n".join(["```bash", *commands, "```"])}
+    return tables | {"commands": "\n".join(["```bash", *commands, "```"])}
 
 
 def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | None) -> dict[str, list[Row]]:
@@ -68,7 +52,9 @@ def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | 
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return a table in GitHub's Markdown, without the blanks that align its columns."""
+    """Return a table in GitHub's Markdown, without the blanks that align its columns; "" without rows."""
+    if not rows:
+        return ""
     table = pd.DataFrame(rows).fillna(NOTHING).to_markdown(index=False, tablefmt="github", disable_numparse=True)
     return re.sub(" {2,}", " ", re.sub("-{4,}", "---", table))
 
@@ -76,15 +62,15 @@ def markdown(rows: Sequence[Row]) -> str:
 def renew(tables: Mapping[str, str], pages: Sequence[str | Path] = PAGES) -> list[Path]:
     """Write the tables between their markers in the pages; return the pages that changed.
 
-    A marker stands alone on its line. Raises RecordError, and writes nothing, if a page is missing, if a marker has no
-    partner or no table, or if a table has no place or two of them.
+    A marker stands alone on its line. Raises RecordError, and writes nothing, if a page is missing, or a table has not
+    exactly one place.
     """
     if missing := [str(page) for page in pages if not Path(page).is_file()]:
         raise RecordError(f"{', '.join(missing)} is missing; run this in the repository's root")
     texts = {Path(page): Path(page).read_text(encoding="utf-8") for page in pages}
-    places = [match[1] for text in texts.values() for match in PLACE.finditer(text)]
+    places = [match[2] for text in texts.values() for match in PLACE.finditer(text)]
     markers = [name for text in texts.values() for name in MARKER.findall(text)]
-    needed = [name for name, table in tables.items() if not table.startswith(EMPTY)]
+    needed = [name for name, table in tables.items() if table]
     for name in dict.fromkeys(markers + needed):
         if name not in tables or places.count(name) != 1 or markers.count(name) != 2:
             raise RecordError(
@@ -92,49 +78,43 @@ def renew(tables: Mapping[str, str], pages: Sequence[str | Path] = PAGES) -> lis
                 f"<!-- /table:NAME -->; mend the markers of {name}"
             )
 
-    def place(match: re.Match[str]) -> str:
-        return f"<!-- table:{match[1]} -->\n\n{tables[match[1]]}\n\n<!-- /table:{match[1]} -->"
-
-    changed = {page: PLACE.sub(place, text) for page, text in texts.items() if PLACE.sub(place, text) != text}
-    for page, text in changed.items():
+    new = {page: PLACE.sub(lambda m: f"{m[1]}\n\n{tables[m[2]]}\n\n{m[3]}", text) for page, text in texts.items()}
+    changed = [page for page in texts if new[page] != texts[page]]
+    for page in changed:
         with replacing(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return list(changed)
+            temporary.write_text(new[page], encoding="utf-8")
+    return changed
 
 
 # Rows of runs; each takes the seeds of one row
 
 
 def _named(seeds: Sequence[Record]) -> str:
-    return cells.lines_of(f"`{seeds[0]['experiment']}`", cells.departures(seeds[0]))
+    return "<br>".join(filter(None, [f"`{seeds[0]['experiment']}`", cells.departures(seeds[0])]))
 
 
 def _core(seeds: Sequence[Record]) -> Row:
     report = seeds[0]["settings"]["report"]
     return {
         "experiment": _named(seeds), "report": NOTHING if report == "this repository" else report,
-        **_errors(seeds),
+        "test MSE": cells.of_runs(seeds, "test", "mse"), "test MAE": cells.of_runs(seeds, "test", "mae"),
         **{f"rounded accuracy, {split}": cells.of_runs(seeds, split) for split in ("test", "unseen")},
-        "seeds": cells.seeds_words(seeds), "parameters": f"{seeds[0]['parameters']:,}",
+        "seeds": str(len(seeds)), "parameters": f"{seeds[0]['parameters']:,}",
     }  # fmt: skip
 
 
 def _result(seeds: Sequence[Record]) -> Row:
     stated = REPORTED.get(seeds[0]["experiment"])
-    differs = stated.differs if stated and not seeds[0]["changed"] else ""
+    theirs = f"{stated['report']}: {stated['states']}" if stated else NOTHING
+    if stated and stated["differs"] and not seeds[0]["changed"]:
+        theirs += f"<br>{stated['differs']}"
     return {
-        "experiment": _named(seeds),
-        "its report, course files (theirs)":
-            cells.lines_of(f"{stated.report}: {stated.states}", differs) if stated else NOTHING,
-        "learns from": f"{cells.learned_from(seeds[0])}; seeds: {cells.seeds_words(seeds)}",
+        "experiment": _named(seeds), "its report, course files (theirs)": theirs,
+        "learns from": f"{cells.learned_from(seeds[0])}; seeds: {len(seeds)}",
         "validation": cells.of_runs(seeds, "val"), "test": cells.of_runs(seeds, "test"),
         "unseen": cells.of_runs(seeds, "unseen", worst=True),
-        **_errors(seeds),
+        "test MSE": cells.of_runs(seeds, "test", "mse"), "test MAE": cells.of_runs(seeds, "test", "mae"),
     }  # fmt: skip
-
-
-def _errors(seeds: Sequence[Record]) -> Row:
-    return {f"test {measure.upper()}": cells.of_runs(seeds, "test", measure) for measure in ("mse", "mae")}
 
 
 def _strings(seeds: Sequence[Record]) -> Row:
@@ -183,15 +163,14 @@ def _peers(rows: Sequence[Sequence[Record]]) -> list[Row]:
         (seeds for seeds in rows if seeds[0]["experiment"] not in SUPERVISION),
         key=lambda seeds: statistics.mean(cells.column(seeds, "metrics", "val", "accuracy", "value")),
     )
-    columns = ("course files (theirs)", "four cut digits (theirs)", f"`{SOURCE}`, unseen (ours)")
-    name, sums, size = best[0]["experiment"], trained_on(best[0]), best[0]["parameters"]
-    accuracy = cells.of_runs(best, "unseen", worst=True)
-    lines = [(columns[2], (f"`{name}`, this repository", f"{sums:,} sums", accuracy, f"{size / 1e6:.2f} M"))]
-    lines += [(columns[0], peer) for peer in PEERS_ON_STRIPS] + [(columns[1], peer) for peer in PEERS_ON_CUT_DIGITS]
-    return [
-        {"system": system, "learns from": learns, **dict.fromkeys(columns, NOTHING), column: score, "parameters": size}
-        for column, (system, learns, score, size) in lines
-    ]
+    ours = {
+        "system": f"`{best[0]['experiment']}`, this repository", "learns from": cells.learned_from(best[0]),
+        **dict.fromkeys([peer["data"] for peer in PEERS], NOTHING),
+        f"`{SOURCE}`, unseen (ours)": cells.of_runs(best, "unseen", worst=True),
+        "parameters": f"{best[0]['parameters'] / 1e6:.2f} M",
+    }  # fmt: skip
+    shared = ("system", "learns from", "parameters")
+    return [ours] + [{key: peer[key] for key in shared} | {peer["data"]: peer["accuracy"]} for peer in PEERS]
 
 
 # Tables of studies
@@ -201,26 +180,19 @@ def _study(name: str, found: Mapping[str, Sequence[Record]]) -> list[Row]:
     """Make a row for each variant, and on cut digits for what others reach; or what a study has measured."""
     if name in MEASURED:
         return MEASURED[name]([record["measured"] for record in found[READER]])
-    cut, rows = name == "cut_digits", []
+    rows, cut = [], name == "cut_digits"
     for variant in (variant for variant in variants_of(name) if variant.name in found):
         seeds = found[variant.name]
         row = {
-            "variant": f"`{variant.name}`",
-            "what it is": cells.lines_of(variant.sentence, cells.departures(seeds[0])),
-            "seeds": cells.seeds_words(seeds), "validation": cells.of_runs(seeds, "val", worst=True),
+            "variant": f"`{variant.name}`", "what it is": variant.sentence, "seeds": str(len(seeds)),
+            "validation": cells.of_runs(seeds, "val", worst=True),
+            "test (ours)" if cut else "unseen": cells.of_runs(seeds, "test" if cut else "unseen", worst=True),
         }  # fmt: skip
-        if cut:
-            row |= {"test (ours)": cells.of_runs(seeds, "test", worst=True), "test (theirs)": NOTHING}
-        else:
-            read = cells.strings(seeds)
-            row |= {
-                "unseen": cells.of_runs(seeds, "unseen", worst=True),
-                "digit by digit": cells.summary(read, worst=True),
-            }
-        rows.append(row)
-    for system, learns, score, _ in PEERS_ON_CUT_DIGITS if cut else ():
-        rows.append({"variant": system, "what it is": f"{learns}.", "test (theirs)": score})
-    return rows
+        rows.append(row if cut else row | {"digit by digit": cells.summary(cells.strings(seeds), worst=True)})
+    return rows + [
+        {"variant": peer["system"], "what it is": f"{peer['learns from']}.", "test (theirs)": peer["accuracy"]}
+        for peer in PEERS if cut and peer["data"] == "four cut digits (theirs)"
+    ]  # fmt: skip
 
 
 def _counts(measured: Sequence[Record]) -> list[Row]:
@@ -236,11 +208,12 @@ def _counts(measured: Sequence[Record]) -> list[Row]:
 
 
 def _pseudo_labels(measured: Sequence[Record]) -> list[Row]:
-    (found,) = measured
-    return [{
-        "training strips": f"{found['strips']:,}", "isolated digits": f"{found['digits']:,}",
-        "of them different": f"{found['glyphs']:,}", "labelled right": f"{100 * found['right']['value']:.2f} %",
-    }]  # fmt: skip
+    return [
+        {
+            "training strips": f"{found['strips']:,}", "isolated digits": f"{found['digits']:,}",
+            "of them different": f"{found['glyphs']:,}", "labelled right": f"{100 * found['right']['value']:.2f} %",
+        } for found in measured
+    ]  # fmt: skip
 
 
 def _tta(measured: Sequence[Record]) -> list[Row]:
@@ -278,7 +251,5 @@ def _calibration(measured: Sequence[Record]) -> list[Row]:
     return [{"figure": figure, title: value} for figure, value in figures.items()]
 
 
-MEASURED: dict[str, Callable[[Sequence[Record]], list[Row]]] = {
-    "counts": _counts, "tta": _tta, "calibration": _calibration, "ensemble": _calibration,
-    "pseudo_labels": _pseudo_labels,
-}  # fmt: skip
+MEASURED = {"counts": _counts, "tta": _tta, "pseudo_labels": _pseudo_labels}
+MEASURED |= dict.fromkeys(("calibration", "ensemble"), _calibration)

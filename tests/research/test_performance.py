@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from conftest import REPOSITORY
 
 from digitsum.errors import RecordError
 from research.paper.performance import published_tables, tables
@@ -19,12 +18,6 @@ def cells(part: str, row: int = 0, **content) -> list[str]:
     first, *others = (cell.strip() for cell in table.splitlines()[2 + row].strip("|").split("|"))
     assert first == "Some CPU, 2 threads" and "commit `0123456789ab`" in table
     return others
-
-
-def test_the_page_has_the_tables_of_the_records():
-    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
-    for name, table in published_tables(REPOSITORY / "results").items():
-        assert f"<!-- table:{name} -->\n\n{table}\n\n<!-- /table:{name} -->" in page
 
 
 def test_what_the_columns_claim():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pypdf
 import pytest
+from conftest import REPOSITORY
 from test_tables import entry, record
 
 from digitsum.checkpoints import save_checkpoint
@@ -21,14 +22,14 @@ from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import Reading
 from digitsum.training import build
 from research.paper import look
-from research.paper.facts import facts, of_seeds, one_row_each
-from research.paper.records import best_seed, load_records
-from research.paper.report import compile_paper, make_report
-from research.paper.reported import REPORTED
-from research.studies import READER, SMALL, variants_of
+from research.paper.cells import REPORTED, column
+from research.paper.records import best_seed, load_all, one_row_each
+from research.paper.report import compile_paper, facts, make_report, of_seeds
+from research.studies import READER, SMALL
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "results"
+RECORDS, STUDIES, COMPARISON = load_all(RESULTS)
+SEEN = json.loads((RESULTS / "report" / "mnist.json").read_text())
 
 
 def text_of(path: Path) -> str:
@@ -48,30 +49,34 @@ def test_the_paper_in_the_repository_is_the_one_that_the_records_give(rebuilt: P
     """Its bytes are the same too where matplotlib is; the text is the same everywhere."""
     assert text_of(REPOSITORY / "report.pdf") == text_of(rebuilt), "run `make report`"
     assert 8 <= len(pypdf.PdfReader(rebuilt).pages) <= 12
-
-
-def test_the_same_records_give_the_same_bytes(rebuilt: Path):
     before = rebuilt.read_bytes()
-    assert not make_report(RESULTS, output=rebuilt)
-    assert rebuilt.read_bytes() == before
+    assert not make_report(RESULTS, output=rebuilt) and rebuilt.read_bytes() == before
 
 
 def test_the_paper_quotes_the_records(rebuilt: Path):
-    readers = [each for each in load_records(RESULTS) if each["experiment"] == READER]
-    accuracies = [each["metrics"]["unseen"]["accuracy"]["value"] for each in readers]
+    """What Typst computes is computed here again."""
+    text, readers = text_of(rebuilt), one_row_each(RECORDS)[READER]
+    accuracies = column(readers, "metrics", "unseen", "accuracy", "value")
     low, mean, high = (f"{100 * f(accuracies):.1f}" for f in (min, np.mean, max))
-    text = text_of(rebuilt)
     assert f"{mean}%ofthesumsright(meanof{len(readers)}seeds,{low}to{high}%)" in text
+    measured = column(STUDIES["calibration"][READER], "measured")
+    certain = np.mean([sum(p * n for p, _, n in m["plain"]["reliability"]) / m["n"] for m in measured])
+    kept = [m["abstaining"]["n"] * (1 - m["abstaining"]["value"]) for m in measured]
+    refused = 1 - np.mean([k / (m["n"] * (1 - m["accuracy"]["value"])) for k, m in zip(kept, measured, strict=True)])
+    calibration = np.mean(column(measured, "plain", "expected_calibration_error"))
+    assert f"itsmeanis{certain:.1%};" in text and f"calibrationerror[27]is{calibration:.1%}" in text
+    assert f"{refused:.0%}ofallerrorsareamongtherefused" in text
+    assert f"{COMPARISON['design_effect'][READER] ** 0.5:.1f}timesforthepublishedreader" in text
+    assert f"pixelmean15.51{SEEN['generator']['pixel mean']:.2f}" in text
     for work in ("UltraMNIST", "countbasedweaklysupervisedlearning", "Afastconvolutedstory"):
         assert work.lower() in text.lower()
 
 
 def test_pictures_and_numbers_are_of_the_best_reader():
-    seen, records = json.loads((RESULTS / "report" / "mnist.json").read_text()), load_records(RESULTS)
-    best = best_seed([each for each in records if each["experiment"] == READER])
-    assert (seen["seed"], seen["data"]["fingerprint"]) == (best["seed"], best["data"]["fingerprint"])
+    best = best_seed(one_row_each(RECORDS)[READER])
     unseen = best["metrics"]["unseen"]
-    assert seen["errors"]["n"] == round(unseen["n"] * (1 - unseen["accuracy"]["value"]))
+    assert (SEEN["seed"], SEEN["data"]["fingerprint"]) == (best["seed"], best["data"]["fingerprint"])
+    assert SEEN["errors"]["n"] == round(unseen["n"] * (1 - unseen["accuracy"]["value"]))
 
 
 def test_records_that_contradict_a_sentence_or_are_missing_stop_the_paper(tmp_path: Path):
@@ -98,70 +103,26 @@ def test_errors_and_warnings_of_typst_stop_the_paper(tmp_path: Path, source: str
         compile_paper(tmp_path / "report.typ")
 
 
-# Hand-made records
-
-CALIBRATION = {
-    "n": 1000, "temperature": 1.5, "accuracy": entry(0.8), "abstaining": {"share": 0.05, "n": 950} | entry(0.84),
-    "plain": {"expected_calibration_error": 0.1, "reliability": [[0.9, 0.8, 750], [0.5, 0.8, 250]]},
-    "tempered": {"expected_calibration_error": 0.05}, "offset": -4.4, "centre_error": entry(2.5),
-    "overlap": [{"from": -14, "to": 0, "n": 500} | entry(0.9), {"from": 1, "to": 5, "n": 500} | entry(0.7)],
-}  # fmt: skip
-READ = {way: {what: entry(0.77) for what in ("strings", "sums", "count")} for way in ("unknown", "known")}
-MEASURED = {
-    "counts": {"5": {"n": 2000, "columns": 210} | READ},
-    "tta": {"splits": {"unseen": {key: entry(0.5) for key in ("again", "once", "several")}}},
-    "calibration": CALIBRATION, "ensemble": CALIBRATION,
-    "pseudo_labels": {"strips": 10, "digits": 30, "glyphs": 20, "right": entry(1.0)},
-}  # fmt: skip
-COMPARISON = {
-    "pairs": [{"better": READER, "next": "ocr", "p": p} for p in (0.001, 0.25)],
-    "design_effect": {READER: 2.56, "ocr": 1.0, "most_common": 4.0},
-}  # fmt: skip
-
-
-def handmade() -> tuple[list[dict], dict]:
-    """Return runs of all that the paper needs, two seeds of the reader among them, and studies."""
-    runs = [record(name, accuracy=0.5, weights=None, epochs=1) for name in REPORTED]
+def test_facts_of_hand_made_records():
+    runs = [record(name, weights=None, epochs=1) for name in REPORTED]
     for run in runs:
         run["metrics"]["first_10000"] = run["metrics"]["train"]  # as OCR's record has it
     runs += [record(READER, 0, 0.7), record(READER, 1, 0.8), record(SMALL, 0, 0.6), record("most_common", 0, 0.9)]
-    studies = {
-        study: {v.name: [record(SMALL, 0, 0.3 + k / 100)] for k, v in enumerate(variants_of(study)) if v.name != SMALL}
-        for study in ("ablations", "sums", "cut_digits")
-    }
-    return runs, studies | {name: {READER: [{"seeds": [0], "measured": each}]} for name, each in MEASURED.items()}
-
-
-def test_facts_of_hand_made_records():
-    runs, studies = handmade()
-    seen = {"generator": {"pixel mean": 15.514, "ink lost to overlap": 0.0025, "left edge": [4, 6]}}
-    found = facts(runs, seen, studies, COMPARISON)
+    found = facts(runs, STUDIES, COMPARISON, SEEN)
     assert list(found["systems"])[:2] == [READER, SMALL] and list(found["systems"])[-1] == "most_common"
     reader, ocr = (found["systems"][name] for name in (READER, "ocr"))
-    assert reader["unseen"]["text"] == "75.0 ± 7.1 %, worst 70.0 %" and reader["unseen"]["range"] == "70.0 to 80.0 %"
-    assert (reader["seeds"], reader["departs"], ocr["departs"]) == (2, False, True)
-    assert ocr["note"] and reader["mse"] == "7.25 ± 0.00" and reader["settings"].endswith("40 epochs, augmented")
-    stated = next(row for row in found["theirs"] if row["theirs"] == "test MSE 12.463")
-    assert stated["ours"] == "test MSE 7.25 (7.24–7.26)" and stated["departs"]
-    assert found["comparison"] == {
-        "n": 2, "near": [[READER, "ocr", "0.25"]], "wider": "1.6", "others_wider": "1.0–2.0",
-    }  # fmt: skip
-    rows = list(found["ablations"].values())
-    assert list(found["ablations"])[0] == SMALL and rows[0]["val"]["mean"] == "60.0 %"
-    assert [row["val"]["value"] for row in rows[1:]] == sorted((row["val"]["value"] for row in rows[1:]), reverse=True)
-    trust = found["calibration"]
-    assert (trust["certainty"], trust["ece"], trust["tempered"]) == ("80.0 %", "10.0 %", "5.0 %")
-    assert trust["refused"] == "24 %" and trust["offsets"] == "−4" and trust["overlap"][0]["columns"] == "none"
-    assert found["counts"] == [["5", "210", *["77.0 % (76.0–78.0)"] * 3]]
-    assert found["generator"] == {"pixel mean": "15.51", "ink lost to overlap": "0.25 %", "left edge": "4, 6"}
+    assert reader["unseen"]["text"] == "75.0 ± 7.1 %, worst 70.0 %"
+    assert (reader["unseen"]["least"], reader["unseen"]["most"]) == (0.7, 0.8)
+    assert (reader["seeds"], reader["departs"], reader["mse"]) == (2, False, "7.25 ± 0.00") and ocr["departs"]
+    assert found["theirs"][runs[0]["experiment"]]["ours"] == "test MSE 7.25 (7.24–7.26)"
     with pytest.raises(RecordError, match="lacks records of ocr"):
-        facts([run for run in runs if run["experiment"] != "ocr"], seen, studies, COMPARISON)
+        facts([run for run in runs if run["experiment"] != "ocr"], STUDIES, COMPARISON, SEEN)
 
 
 def test_a_row_with_its_own_settings_replaces_a_shortened_one():
     short, full = record("resnet50-regression", 0, 0.9, epochs=1), record("resnet50-regression", 1, 0.3)
-    assert one_row_each([short, full]) == [[full]] and one_row_each([short]) == [[short]]
-    assert of_seeds([entry(0.5)])["range"] == "49.0 to 51.0 %"  # of one seed, its interval
+    assert [*one_row_each([short, full]).values(), *one_row_each([short]).values()] == [[full], [short]]
+    assert of_seeds([entry(0.5)])["most"] == 0.51  # of one seed, its interval
 
 
 # What look.py draws and counts
