@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -21,7 +20,7 @@ from digitsum.data import Data, source_glyphs
 from digitsum.errors import DataError, ImageError
 from digitsum.evaluation import UNSURE, predictions
 from digitsum.images import read_image
-from digitsum.likelihood import string_log_likelihood, sum_log_likelihood
+from digitsum.likelihood import _odds, _placed, sum_log_likelihood
 from digitsum.models import StripModel
 from digitsum.objectives import SumLikelihood
 from digitsum.training import train
@@ -169,12 +168,11 @@ class StringsTold(CountedLikelihood):
 
     def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
         """Return the mean negative log-likelihood in nats. Shape: outputs (N, T, 11)."""
-        counts = (targets >= 0).sum(dim=1)
-        parts = [
-            string_log_likelihood(outputs[counts == count], targets[counts == count, :count]).sum()
-            for count in counts.unique().tolist()
-        ]
-        return -torch.stack(parts).sum() / len(targets)
+        empty, odds = _odds(outputs)
+        digits = targets.clamp(min=0)[:, :, None].expand(-1, -1, odds.shape[1])
+        ways = _placed(odds.transpose(1, 2).gather(1, digits))  # of the first 0..8 digits
+        counts = (targets >= 0).sum(dim=1, keepdim=True)
+        return -(empty + ways.gather(1, counts)[:, 0]).mean()
 
     def truth(self, targets: Any) -> Any:
         """Return the sums (N,)."""

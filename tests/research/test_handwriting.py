@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from digitsum.data import Data, digit_glyphs
 from digitsum.errors import DataError
-from digitsum.likelihood import string_log_likelihood, sum_log_likelihood
+from digitsum.likelihood import sum_log_likelihood
 from digitsum.objectives import SumLikelihood
 from digitsum.training import build
 from research.studies import cheques, handwriting
@@ -60,10 +61,18 @@ def test_objectives_count_each_strip_as_it_is_told():
     assert handwriting.CountedLikelihood().loss(logits, told).item() == pytest.approx(-torch.cat(each).mean().item())
     alone = sum_log_likelihood(logits, told[:, 0], (1, 8))
     assert cheques.SumsAlone().loss(logits, told).item() == pytest.approx(-alone.mean().item())
-    digits = torch.tensor([[3, -1, -1], [5, 6, -1], [9, 9, 0]])
-    strings = [string_log_likelihood(logits[k : k + 1], digits[k : k + 1, : k + 1]) for k in range(3)]
-    assert cheques.StringsTold().loss(logits, digits).item() == pytest.approx(-torch.cat(strings).mean().item())
-    assert cheques.StringsTold().truth(digits).tolist() == [3, 11, 18]
+
+
+def test_told_strings_have_the_probability_of_their_placements():
+    logits, digits = torch.randn(2, 4, 11), torch.tensor([[3, -1], [5, 6]])
+    p = logits.softmax(dim=2)
+    first = sum(p[0, t, 4] * p[0, [u for u in range(4) if u != t], 0].prod() for t in range(4))
+    second = sum(
+        p[1, t, 6] * p[1, u, 7] * p[1, [v for v in range(4) if v not in (t, u)], 0].prod()
+        for t, u in itertools.combinations(range(4), 2)
+    )
+    assert cheques.StringsTold().loss(logits, digits).item() == pytest.approx(-(first * second).log().item() / 2)
+    assert cheques.StringsTold().truth(digits).tolist() == [3, 11]
 
 
 def test_training_data_holds_strips_and_rows(digits: Data, monkeypatch):
