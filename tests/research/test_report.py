@@ -64,7 +64,7 @@ def test_the_paper_quotes_the_records(rebuilt: Path):
     kept = [m["abstaining"]["n"] * (1 - m["abstaining"]["value"]) for m in measured]
     refused = 1 - np.mean([k / (m["n"] * (1 - m["accuracy"]["value"])) for k, m in zip(kept, measured, strict=True)])
     calibration = np.mean(column(measured, "plain", "expected_calibration_error"))
-    assert f"itsmeanis{certain:.1%};" in text and f"calibrationerror[27]is{calibration:.1%}" in text
+    assert f"itsmeanis{certain:.1%};" in text and re.search(rf"calibrationerror\[\d+\]is{calibration:.1%}", text)
     assert f"{refused:.0%}ofallerrorsareamongtherefused" in text
     assert f"{COMPARISON['design_effect'][READER] ** 0.5:.1f}timesforthepublishedreader" in text
     assert f"pixelmean15.51{SEEN['generator']['pixel mean']:.2f}" in text
