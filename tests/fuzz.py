@@ -6,8 +6,6 @@ resume state, and on more than 500 MB of memory beside the libraries' own (0.8 G
 run in other processes and depend on seed and number alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import io
@@ -162,9 +160,8 @@ def _trained() -> tuple[Any, dict[str, Any]]:
     args = {"widths": [2, 4, 4], "depths": [1, 0, 0, 1]}
     entry = dict.fromkeys(("value", "low", "high"), 0.5)
     about = {
-        "experiment": "reader", "seed": 0, "source": "digits", "settings": {"model": "reader"}, "weights": "none",
-        "versions": {"torch": "2"}, "commit": None, "date": None, "model": "reader", "model_args": args,
-        "objective": "sum_likelihood", "objective_args": {"count": 4}, "data": "0" * 16,
+        "experiment": "reader", "seed": 0, "source": "digits", "data": "0" * 16, "commit": None, "weights": "none",
+        "settings": {"model": "reader", "model_args": args, "objective": "sum_likelihood"},
         "validation": {"n": 4} | dict.fromkeys(("accuracy", "mse", "mae"), entry),
     }  # fmt: skip
     return MODELS["reader"](11, **args).eval(), about

@@ -52,7 +52,7 @@ def test_train_evaluate_predict(capsys):
     said = capsys.readouterr().out
     assert "source: digits" in said and f"{NAME}: epochs is 2, not {EXPERIMENTS[NAME].epochs}" in said
     runs = [f"{name}-seed{seed}" for name in (NAME, "cnn_attention-regression") for seed in (2, 3)]
-    assert {path.stem for path in Path("r/mine").iterdir()} == set(runs)
+    assert {path.stem for path in Path("r/mine").glob("[!.]*")} == set(runs)
     assert all(Path(f"m/mine/{run}.safetensors").exists() and f"r/mine/{run}.json" in said for run in runs)
 
     checkpoint = Path(f"m/mine/{NAME}-seed2.safetensors")

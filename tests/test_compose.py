@@ -1,7 +1,5 @@
 """The strip generator: what a strip is, that it is the same everywhere, and that it looks like the course's data."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np
@@ -11,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from digitsum.compose import DIGIT_WIDTH, GLYPH, HEIGHT, WIDTH, compose
-from digitsum.data import mnist_glyphs
+from digitsum.data import source_glyphs
 
 
 def synthetic(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +74,7 @@ def test_strips_look_like_the_course_data(mnist, mnist_root):
     }
     for name, (edge, real) in edges.items():
         np.testing.assert_allclose(np.percentile(edge, [5, 25, 50, 75, 95]), real, atol=4, err_msg=name)
-    glyphs, _ = mnist_glyphs(mnist_root)
+    (glyphs, _), _ = source_glyphs("mnist", mnist_root)
     ink = glyphs.sum(axis=(1, 2), dtype=np.int64)[mnist.train.glyphs[:5_000]].sum()
     assert 1 - images.sum(dtype=np.int64) / ink == pytest.approx(0.0024, abs=0.0009)
 

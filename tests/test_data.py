@@ -1,7 +1,5 @@
 """The sources of strips: what they hold, which is chosen, and what is said of files that cannot be used."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re
@@ -41,10 +39,6 @@ def offline(monkeypatch, small_sources):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return MNIST
-
-
-# Sources
 
 
 @pytest.mark.parametrize("source", ["digits", "mnist"])
@@ -105,29 +99,15 @@ def test_course_splits_are_disjoint_and_cover_all_pairs(sizes, seed):
     assert all((strips.sums == numbers(strips) % 37).all() for strips in data.splits.values())
 
 
-@pytest.mark.parametrize(
-    ("images", "sums"),
-    [
-        (np.asfortranarray, lambda sums: sums.astype("int8")),
-        (lambda images: images[:, None], lambda sums: sums.astype(">i4")),
-        (lambda images: images[..., None].astype("<i8"), lambda sums: sums.astype("uint64")[:, None]),
-        (lambda images: (images / 255).astype("f4"), lambda sums: sums.astype("<i8")),
-    ],
-)
-def test_other_forms_of_the_same_course_files_give_the_same_strips(images, sums, tmp_path):
+def test_memory_order_and_kind_of_integers_decide_nothing(tmp_path):
     write_pair(tmp_path, n=30)
-    np.save(tmp_path / "images.npy", np.zeros(3))
     before = load_data("course", tmp_path)
-    assert "images.npy" in before.reason, "what is passed over is named"
     assert numbers(before.val).tolist() == [12, 16, 5], "the same on every platform"
-    for name, change in (("data0.npy", images), ("lab0.npy", sums)):
-        np.save(tmp_path / name, change(np.load(tmp_path / name)))
+    np.save(tmp_path / "data0.npy", np.asfortranarray(np.load(tmp_path / "data0.npy")))
+    np.save(tmp_path / "lab0.npy", np.load(tmp_path / "lab0.npy").astype(">i4"))
     data = load_data("course", tmp_path)
     assert data.fingerprint == before.fingerprint
     assert data.train.sums.dtype == np.int64 and data.train.sums.dtype.isnative and data.train.images.dtype == np.uint8
-
-
-# Choice of the source
 
 
 def test_auto_prefers_the_course_then_mnist_then_digits_and_passes_over_nothing_broken(mnist_root, offline, tmp_path):
@@ -139,8 +119,7 @@ def test_auto_prefers_the_course_then_mnist_then_digits_and_passes_over_nothing_
     data = load_data("auto", mnist_root)
     assert data.source == "mnist" and str(mnist_root) in data.reason
     data = load_data("auto", tmp_path / "none")
-    assert data.source == "digits" and "MNIST neither there nor downloadable (" in data.reason
-    assert "\n" not in data.reason and not (tmp_path / "none").exists()
+    assert data.source == "digits" and "MNIST could not be downloaded" in data.reason and "\n" not in data.reason
 
 
 def test_a_corrupt_mnist_file_is_refused(mnist_root, tmp_path):
@@ -148,21 +127,17 @@ def test_a_corrupt_mnist_file_is_refused(mnist_root, tmp_path):
     shutil.copytree(mnist_root / "MNIST" / "raw", raw)
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"junk")
     for source in ("mnist", "auto"):
-        with pytest.raises(DataError, match="t10k-labels-idx1-ubyte is corrupt .*Delete it"):
+        with pytest.raises(DataError, match="t10k-labels-idx1-ubyte cannot be used .*Delete it"):
             load_data(source, tmp_path)
 
 
 def test_sources_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no source 'imagenet'. Use one of auto, course, mnist, digits"):
-        load_data("imagenet")
+    for unknown in ("imagenet", "course"):
+        with pytest.raises(DataError, match=f"no source '{unknown}' of glyphs. Use mnist or digits"):
+            source_glyphs(unknown)
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match=r"holds no data<k>\.npy. Put data0\.npy"):
             load_data("course", root)
-    with pytest.raises(DataError, match="'course' are not made of glyphs"):
-        source_glyphs("course")
-
-
-# Course files that cannot be used: (file, what is done to it, what the message says besides the file's name)
 
 
 class Bomb:
@@ -178,29 +153,26 @@ def saved(array: np.ndarray):
 
 INKED = np.zeros((20, 40, 168), np.uint8)
 INKED[:, 20, 20:40] = 255
-REMEDIES = re.compile(r"\. (Copy|Correct|Multiply|Put|Save|Scale|Take)\b")
+REMEDIES = re.compile(r"\. (Correct|Save|Take)\b")
 FAULTS = {
-    "missing images": ("data0.npy", Path.unlink, "missing.*lab0.npy"),
-    "cut images": ("data0.npy", lambda p: os.truncate(p, 5000), "cut short"),
-    "cut header": ("data0.npy", lambda p: os.truncate(p, 40), "cannot be read"),
-    "trailing bytes": ("lab0.npy", lambda p: p.write_bytes(p.read_bytes() + b"0"), "goes on after its end"),
+    "missing images": ("data0.npy", Path.unlink, "no such file.* Save"),
+    "cut images": ("data0.npy", lambda p: os.truncate(p, 5000), "cannot be used"),
+    "trailing bytes": ("lab0.npy", lambda p: p.write_bytes(p.read_bytes() + b"0"), "1 bytes after its end"),
     "no strips": ("data0.npy", saved(np.zeros((0, 40, 168), np.uint8)), r"\(0, 40, 168\)"),
-    "pickled array": ("data0.npy", saved(np.array([Bomb()] * 20, object)), "pickled"),
-    "pickle": ("lab0.npy", lambda p: p.write_bytes(pickle.dumps(Bomb())), "cannot be read"),
-    "unknown version": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x09" + p.read_bytes()[7:]), "cannot be read"),
-    "folder": ("lab0.npy", lambda p: (p.unlink(), p.mkdir()), "cannot be read"),
-    "turned images": ("data0.npy", saved(np.ones((20, 168, 40), np.uint8)), r"\(20, 168, 40\)"),
+    "pickled array": ("data0.npy", saved(np.array([Bomb()] * 20, object)), "cannot be used"),
+    "pickle": ("lab0.npy", lambda p: p.write_bytes(pickle.dumps(Bomb())), "cannot be used"),
+    "unknown version": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x09" + p.read_bytes()[7:]), "cannot be used"),
+    "archive": ("data0.npy", lambda p: np.savez(p.open("wb"), INKED), "cannot be used"),
+    "folder": ("lab0.npy", lambda p: (p.unlink(), p.mkdir()), "cannot be used"),
     "narrow images": ("data0.npy", saved(INKED[:, :, :160]), "160.* 168"),
-    "words": ("data0.npy", saved(INKED.astype("U3")), "<U3"),
-    "negative values": ("data0.npy", saved(INKED - 1.0), r"-1\.0"),
+    "floats": ("data0.npy", saved(INKED / 255), "float64"),
     "all black": ("data0.npy", saved(0 * INKED), "black"),
-    "binary": ("data0.npy", saved(INKED // 255), "0 and 1"),
-    "black on white": ("data0.npy", saved(255 - INKED), "background"),
+    "binary": ("data0.npy", saved(INKED // 255), "binary"),
+    "black on white": ("data0.npy", saved(255 - INKED), "inverted"),
     "the same images": ("data1.npy", lambda p: shutil.copy(p.with_name("data0.npy"), p), "same images.*data0.npy"),
     "float sums": ("lab0.npy", saved(np.zeros(20)), "float64"),
-    "two columns of sums": ("lab0.npy", saved(np.zeros((20, 2), int)), r"\(20, 2\)"),
     "fewer sums": ("lab0.npy", saved(np.zeros(19, int)), r"19.* 20"),
-    "sum of 37": ("lab0.npy", saved(np.arange(18, 38)), "37.* 19 "),
+    "sum of 37": ("lab0.npy", saved(np.arange(18, 38)), "37.* 19"),
 }
 
 
@@ -218,17 +190,10 @@ def test_an_unusable_course_file_is_named_with_its_fault_and_remedy(fault, tmp_p
     assert not (tmp_path / "exploded").exists(), "a pickle was run"
 
 
-def test_a_failed_download_leaves_nothing_behind_and_is_tried_once(offline, tmp_path, monkeypatch):
-    root, asked, timeout = tmp_path / "data", [], socket.getdefaulttimeout()
-    download = offline.download
-    monkeypatch.setattr(offline, "download", lambda self: asked.append(self) or download(self))
-    for _ in range(3):
-        assert load_data("auto", root).source == "digits"
-    assert len(asked) == 1
-    with pytest.raises(DataError, match="could not be downloaded into .*raw .*Go online"):
-        load_data("mnist", root)  # asked for by name: tried again
-    assert len(asked) == 2 and not root.exists()
-    root.write_text("not a folder")
-    with pytest.raises(DataError, match="data/MNIST/raw .*make the folder writable"):
-        load_data("mnist", root)
+def test_a_failed_download_says_what_to_do(offline, tmp_path):
+    timeout = socket.getdefaulttimeout()
+    (tmp_path / "file").write_text("not a folder")
+    for root in (tmp_path, tmp_path / "file"):
+        with pytest.raises(DataError, match="could not be downloaded into .*raw .*Go online"):
+            load_data("mnist", root)
     assert socket.getdefaulttimeout() == timeout

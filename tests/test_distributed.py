@@ -68,6 +68,8 @@ def test_two_processes_have_the_curve_and_the_metrics_of_one(runs):
 
 
 def test_only_the_first_process_writes_and_speaks(runs):
-    files = {number: {p.relative_to(f).as_posix() for p in f.rglob("*.*") if p.is_file()} for number, f in runs.items()}
+    files = {
+        number: {p.relative_to(f).as_posix() for p in f.rglob("[!.]*.*") if p.is_file()} for number, f in runs.items()
+    }
     assert files[2] - {"process.py"} == files[1]
     assert (runs[2] / "said").read_text().count("safetensors") == 2

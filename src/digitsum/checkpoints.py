@@ -1,12 +1,9 @@
 """Saving and loading weights: safe to open, checked, and self-describing."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
 import os
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,26 +19,22 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .compose import HEIGHT, WIDTH
-from .errors import CheckpointError, DigitsumError
+from .errors import refusing
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 
 FORMAT = "digitsum-2"  # the key of the file's only metadata, a JSON text
 LARGEST, LARGEST_HEADER = 500_000_000, 1_000_000  # bytes
-METADATA: dict[str, type] = {"seed": int} | dict.fromkeys(("experiment", "data", "model", "objective"), str)
-METADATA |= dict.fromkeys(("settings", "validation", "model_args", "objective_args"), dict)
+METADATA = {"experiment": str, "seed": int, "data": str, "settings": dict, "validation": dict}
 
 
-def save_checkpoint(model: StripModel, path: str | Path, /, half: bool = False, **metadata: Any) -> None:
-    """Write a model's weights with metadata that rebuild and describe it: at least those of METADATA.
+def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> None:
+    """Write a model's weights with metadata: at least those of METADATA, whose settings rebuild the model.
 
-    `half` stores weights, but not the statistics of batch normalisation, in float16. A digest of everything is added,
-    and checked when the file is loaded. The same weights and metadata give the same bytes.
+    A digest of everything is added, and checked when the file is loaded. The same weights and metadata give the same
+    bytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for name, tensor in tensors.items():
-        if half and tensor.is_floating_point() and ".running_" not in name:
-            tensors[name] = tensor.half()
     text = json.dumps(metadata | {"digest": _digest(tensors, metadata)}, sort_keys=True)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(save(tensors, {FORMAT: text}))
@@ -96,13 +89,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def _rebuild(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StripModel:
+def _rebuild(metadata: dict[str, Any], tensors: Mapping[str, Tensor]) -> StripModel:
     """Build the model and let it read a blank strip. The file must fit a sketch without memory first."""
-    args, objective_args = metadata["model_args"], metadata["objective_args"]
-    if "weights" in args or "outputs" in objective_args or not tensors:
+    said = {"objective_args": {}} | metadata["settings"] | metadata  # older files repeat the model beside the settings
+    if "weights" in said["model_args"] or "outputs" in said["objective_args"] or not tensors:
         raise ValueError("it asks for published weights or outputs of its own, or holds no weights")
-    objective = replace(OBJECTIVES[metadata["objective"]], **objective_args)
-    build = partial(MODELS[metadata["model"]], outputs=objective.outputs, **args)
+    objective = replace(OBJECTIVES[said["objective"]], **said["objective_args"])
+    build = partial(MODELS[said["model"]], outputs=objective.outputs, **said["model_args"])
     left = [None] * (100 + 8 * len(tensors))  # an entry for each module that may be built
     with torch.device("meta"), register_module_module_registration_hook(lambda *_: left.pop()):
         build().load_state_dict(tensors, assign=True)
@@ -128,9 +121,8 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
 def save_state(path: Path, **state: Any) -> None:
     """Write the state of an unfinished run: a SHA-256, then tensors and plain types only."""
     torch.save(state, buffer := io.BytesIO())
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(hashlib.sha256(buffer.getbuffer()).digest())
-        file.write(buffer.getbuffer())
+    with replacing(path) as temporary:
+        temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -145,26 +137,11 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def refusing(path: Path, remedy: str) -> Iterator[None]:
-    """Turn whatever the block raises into one `CheckpointError`: on junk, torch, json and others raise all kinds."""
-    try:
-        if not path.is_file():
-            raise ValueError("no such file")
-        yield
-    except DigitsumError:  # such as a package that a model needs
-        raise
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]  # torch lists every weight that does not fit
-        raise CheckpointError(f"{path} cannot be used ({text}). {remedy}") from error
-
-
-@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new, empty file beside `path`; rename it to `path` if the block ends well, else remove it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    """Yield a path to write to beside `path`; rename it to `path` if the block ends well, else remove the file."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one that a killed process left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

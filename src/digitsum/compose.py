@@ -1,14 +1,9 @@
-"""The strip generator: handwritten glyphs pasted side by side, often touching, labelled with their sum.
-
-Its layout reproduces the measured statistics of the course's data: ink, edges and overlap. tests/test_compose.py
-checks them.
-"""
-
-from __future__ import annotations
+"""The strip generator: handwritten glyphs pasted side by side, often touching, labelled with their sum."""
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -38,10 +33,10 @@ class Strips:
     def __len__(self) -> int:
         return len(self.sums)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Strips:
+    def __getitem__(self, rows: slice | np.ndarray) -> Self:
         """Return the strips of a slice or an index array, in that order."""
         known = (part if part is None else part[rows] for part in (self.digits, self.corners, self.glyphs))
-        return Strips(self.images[rows], self.sums[rows], *known)
+        return type(self)(self.images[rows], self.sums[rows], *known)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -55,24 +50,19 @@ class Strips:
 def compose(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...], digits: int = 4) -> Strips:
     """Draw `n` strips of `digits` glyphs each, the same for the same arguments on every platform.
 
-    Each glyph starts -16 to 14 columns after its left neighbour's box, and never left of the canvas. Its vertical
-    offset is 0 to 12 rows. Overlapping ink is joined by the pixelwise maximum.
+    Overlapping ink is joined by the pixelwise maximum.
     Shapes: glyphs (G, 28, 28) uint8; labels (G,) integers 0..9; the canvas is (40, 42 * digits).
     Source: data/README.md compares these strips with the course's published statistics.
     """
-    if glyphs.shape != (len(labels), GLYPH, GLYPH) or glyphs.dtype != np.uint8:
-        raise ValueError(f"glyphs must be ({len(labels)}, {GLYPH}, {GLYPH}) uint8, got {glyphs.shape} {glyphs.dtype}")
     bits = np.random.PCG64(seed)
     chosen = _integers(bits, len(labels), (n, digits))
     gaps = _integers(bits, MAX_GAP - MIN_GAP + 1, (n, digits)) + MIN_GAP
     corners = np.empty((n, digits, 2), np.int64)
     corners[:, :, 0] = _integers(bits, HEIGHT - GLYPH + 1, (n, digits))
-    right = np.zeros(n, np.int64)
+    end = np.zeros(n, np.int64)  # of the boxes so far
     for k in range(digits):
-        left = np.maximum(right + gaps[:, k], 0)
-        corners[:, k, 1] = left
-        right = left + GLYPH
-
+        corners[:, k, 1] = np.maximum(end + gaps[:, k], 0)
+        end = corners[:, k, 1] + GLYPH
     images = np.zeros((n, HEIGHT, digits * DIGIT_WIDTH), np.uint8)
     # A plain loop over views: faster than one fancy-indexed scatter, and it needs no index arrays.
     for image, row, tops_lefts in zip(images, chosen.tolist(), corners.tolist(), strict=True):

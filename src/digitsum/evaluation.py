@@ -1,19 +1,18 @@
 """From a trained model to predictions, and from predictions to metrics with intervals."""
 
-from __future__ import annotations
-
 import base64
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .compose import HEIGHT, WIDTH
 from .data import Data
@@ -25,7 +24,6 @@ from .objectives import NUM_SUMS, Answer, SumLikelihood
 from .training import EVALUATION_BATCH, MARGIN, ink_ends, to_input
 
 CONFIDENCE = 0.95
-RESAMPLES = 1000
 MIN_WIDTH = 28  # one glyph
 UNSURE = 0.5  # a less probable answer is called unsure
 UNCERTAIN = 0.95  # TTA reads a strip again if the likeliest symbol of a column is less probable
@@ -46,19 +44,11 @@ class Predictions:
     readings: list[Reading] = field(default_factory=list)
     log_p: np.ndarray = field(default_factory=lambda: np.empty((0, NUM_SUMS)))
 
-    def of(self, rows: np.ndarray) -> Predictions:
+    def of(self, rows: np.ndarray) -> Self:
         """Return those of the strips `rows` (M,), in that order."""
         readings = [self.readings[row] for row in rows] if self.readings else []
         log_p = self.log_p[rows] if len(self.log_p) else self.log_p
-        return Predictions(self.values[rows], self.sums[rows], readings, log_p)
-
-    @staticmethod
-    def concatenate(parts: Sequence[Predictions]) -> Predictions:
-        """Join parts. Sums that a part does not know have probability zero in it."""
-        known = max(part.log_p.shape[1] for part in parts)
-        log_p = [np.pad(p.log_p, ((0, 0), (0, known - p.log_p.shape[1])), constant_values=-np.inf) for p in parts]
-        values, sums = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "sums"))
-        return Predictions(values, sums, [r for part in parts for r in part.readings], np.concatenate(log_p))
+        return type(self)(self.values[rows], self.sums[rows], readings, log_p)
 
 
 def predict(model: StripModel, images: np.ndarray, digits: Count = None) -> np.ndarray:
@@ -78,22 +68,75 @@ def predictions(
     `digits` is the number of digits that a reader looks for; "trained" means as in its training, None any number.
     Shape: images (N, 40, W) uint8. Raises `DataError` for others and for a width that the model does not take.
     """
-    _check(model, images)
-    objective = model.objective
-    if isinstance(objective, SumLikelihood) and digits != "trained":
-        most = digits[1] if isinstance(digits, tuple) else digits or 0
-        if model.stride and int(most) > images.shape[2] // model.stride:
-            raise DataError(f"{most} digits do not fit into strips of {images.shape[2]} columns.")
-        objective = replace(objective, count=digits)  # type: ignore[arg-type]
-    parts = [Predictions(np.empty(0), np.empty(0, np.int64), [], np.empty((0, 1)))]
-    order = np.empty(0, np.int64)
-    for rows, batch in _batches(model, objective, images):
-        order = np.concatenate([order, rows])
-        values, readings, log_p = _answer(model, objective, batch, tta)
-        sums = objective.whole(values).cpu().numpy()
-        known = np.empty((0, 1)) if log_p is None else log_p.cpu().double().numpy()
-        parts.append(Predictions(values.cpu().double().numpy(), sums, readings, known))
-    return Predictions.concatenate(parts).of(order.argsort())
+    columns, wanted = images.shape[-1], model.width or f"{MIN_WIDTH} or more"
+    shaped = images.ndim == 3 and images.shape[1] == HEIGHT and columns >= MIN_WIDTH and images.dtype == np.uint8
+    if not shaped or columns != (model.width or columns):
+        raise DataError(
+            f"{type(model).__name__} reads (N, {HEIGHT}, {wanted}) uint8, not {images.shape} {images.dtype}."
+        )
+    if not len(images):
+        return Predictions(np.empty(0), np.empty(0, np.int64))
+    model.eval()
+    tune_process()
+    objective, device, pixels = model.objective, next(model.parameters()).device, torch.from_numpy(np.array(images))
+    widths = np.full(len(images), columns)
+    if isinstance(objective, SumLikelihood) and model.stride:
+        if digits != "trained":
+            objective = replace(objective, count=digits)  # type: ignore[arg-type]
+        count = objective.count
+        least = model.stride * (count if isinstance(count, int) else count[1] if count else 1)
+        if least > columns:
+            raise DataError(f"{least // model.stride} digits do not fit into strips of {columns} columns.")
+        # A reader sees strips without most of their blank columns, as it does in training.
+        wide = (ink_ends(pixels) + MARGIN).clamp(min=least).numpy()
+        widths = np.minimum(-(-wide // STEP) * STEP, columns)
+    batches = list(_batches(widths))
+    found = [
+        _answer(model, objective, to_input(pixels[rows, :, : widths[rows[0]]].to(device)), tta) for rows in batches
+    ]
+    values = torch.cat([each.values for each in found])
+    readings = [reading for each in found for reading in each.readings]
+    log_p = [row for each in found if each.log_p is not None for row in each.log_p.cpu().double()]
+    known = pad_sequence(log_p, batch_first=True, padding_value=-math.inf).numpy() if log_p else np.empty((0, 1))
+    answer = Predictions(values.cpu().double().numpy(), objective.whole(values).cpu().numpy(), readings, known)
+    return answer.of(np.concatenate(batches).argsort())
+
+
+def _batches(widths: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows (M,) of each batch: strips of one width together, few if they are wide."""
+    for width in np.unique(widths):
+        rows = np.flatnonzero(widths == width)
+        size = max(EVALUATION_BATCH * WIDTH // max(width, WIDTH), 1)
+        yield from np.split(rows, np.arange(size, len(rows), size))
+
+
+def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answer:
+    """Answer a batch. TTA reads a strip with an uncertain column again, moved by a pixel to either side.
+
+    Its answer is then the mean over these views.
+    """
+    outputs = model(batch).float()
+    first = objective.answer(outputs)
+    if not tta or first.log_p is None or model.stride is None:
+        return first
+    rows = outputs.softmax(2).amax(2).amin(1) < UNCERTAIN
+    if not rows.any():
+        return first
+    a_column_more = torch.cat([F.pad(batch[rows], (model.stride + right, model.stride - right)) for right in SHIFTS])
+    moved = model(a_column_more).float()[:, 1:-1].unflatten(0, (len(SHIFTS), -1))
+    views = torch.cat([outputs[rows][None], moved])  # (V, M, T, 11)
+    log_p = torch.stack([objective.distribution(view) for view in views]).logsumexp(dim=0) - math.log(len(views))
+    again = iter(read_strings(views, objective.count))
+    readings = [next(again) if row else own for own, row in zip(first.readings, rows.tolist(), strict=True)]
+    values = first.values.masked_scatter(rows, log_p.argmax(dim=1).to(first.values.dtype))
+    return Answer(values, readings, first.log_p.index_put((rows,), log_p))
+
+
+@torch.no_grad()
+def sight(model: StripModel, images: np.ndarray) -> np.ndarray:
+    """Return a reader's probabilities (N, T, 11) of each column's symbols, for a few images (N, 40, W) uint8."""
+    batch = to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device))
+    return model.eval()(batch).float().softmax(2).cpu().numpy()
 
 
 def answers(predicted: Predictions) -> list[dict[str, Any]]:
@@ -118,86 +161,12 @@ def answers(predicted: Predictions) -> list[dict[str, Any]]:
     return rows
 
 
-def _check(model: StripModel, images: np.ndarray) -> None:
-    if images.ndim != 3 or images.shape[1] != HEIGHT or images.dtype != np.uint8:
-        raise DataError(
-            f"Images must be (N, {HEIGHT}, W) uint8 with a black background; got {images.shape} {images.dtype}."
-        )
-    if images.shape[2] < MIN_WIDTH or images.shape[2] != (model.width or images.shape[2]):
-        wanted = model.width or f"at least {MIN_WIDTH}"
-        raise DataError(f"{type(model).__name__} reads strips of {wanted} columns, not of {images.shape[2]}.")
-
-
-def _batches(model: StripModel, objective: Any, images: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield rows (M,) and their images as the model's input; strips of one width together, few if they are wide.
-
-    A reader sees strips without most of their blank columns, as it does in training.
-    """
-    model.eval()
-    tune_process()
-    device, pixels = next(model.parameters()).device, torch.from_numpy(np.array(images))
-    widths = torch.full((len(images),), images.shape[2])
-    if model.stride and isinstance(objective, SumLikelihood):
-        count = objective.count
-        most = count if isinstance(count, int) else count[1] if count else 1
-        wide = (ink_ends(pixels) + MARGIN).clamp(min=model.stride * most)
-        widths = (-(-wide // STEP) * STEP).clamp(max=images.shape[2])
-    for width in widths.unique().tolist():
-        rows = np.flatnonzero(widths.numpy() == width)
-        size = max(EVALUATION_BATCH * WIDTH // max(width, WIDTH), 1)
-        for start in range(0, len(rows), size):
-            batch = rows[start : start + size]
-            yield batch, to_input(pixels[batch, :, :width].to(device))
-
-
-# Test-time augmentation: where a column is uncertain, a strip is read again, moved by a pixel to either side.
-
-
-def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answer:
-    """Answer a batch; read its uncertain strips again, as the mean over views, where the model reads columns."""
-    outputs = model(batch).float()
-    first = objective.answer(outputs)
-    if not (tta and model.stride and isinstance(objective, SumLikelihood)):
-        return first
-    rows = outputs.softmax(2).amax(2).amin(1) < UNCERTAIN
-    if not rows.any():
-        return first
-    views = _views(model, batch[rows], outputs[rows])
-    log_p = torch.stack([objective.distribution(view) for view in views]).logsumexp(dim=0) - math.log(len(views))
-    again = iter(read_strings(views, objective.count))
-    readings = [next(again) if row else own for own, row in zip(first.readings, rows.tolist(), strict=True)]
-    assert first.log_p is not None
-    values = first.values.masked_scatter(rows, log_p.argmax(dim=1).to(first.values.dtype))
-    return Answer(values, readings, first.log_p.index_put((rows,), log_p))
-
-
-def _views(model: StripModel, images: Tensor, first: Tensor) -> Tensor:
-    """Return logits (V, N, T, 11): those of the first view of images (N, 1, 40, W), then moved by each of SHIFTS."""
-    assert model.stride is not None
-    a_column_more = torch.cat([F.pad(images, (model.stride + right, model.stride - right)) for right in SHIFTS])
-    moved = model(a_column_more).float()[:, 1:-1].unflatten(0, (len(SHIFTS), len(images)))
-    return torch.cat([first[None], moved])
-
-
-@torch.no_grad()
-def sight(model: StripModel, images: np.ndarray) -> np.ndarray:
-    """Return a reader's probabilities (N, T, 11) of each column's symbols, for a few images (N, 40, W) uint8."""
-    model.eval()
-    batch = to_input(torch.from_numpy(np.array(images)).to(next(model.parameters()).device))
-    return model(batch).float().softmax(2).cpu().numpy()
-
-
-# Metrics
-
-
 def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     """Return "n" and every figure as {"value", "low", "high"} with a 95 % interval.
 
     "accuracy" counts the objective's own sums: rounded for a regression, arg max for a classification. "floor" and
     "ceiling" round real-valued predictions down or up instead. "mse" and "mae" are of the real-valued predictions.
     """
-    if not len(truth):
-        raise ValueError("there are no strips to evaluate")
     error = predicted.values - truth
     hits = {
         "accuracy": predicted.sums == truth,
@@ -208,16 +177,13 @@ def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     return {"n": len(truth)} | shares | {"mse": mean_ci(error**2), "mae": mean_ci(np.abs(error))}
 
 
-def evaluate(model: StripModel, data: Data, limit: int | None = None) -> tuple[dict[str, Any], dict[str, Predictions]]:
-    """Return metrics and predictions of every split, and of "entire": training, validation and test strips together.
-
-    `limit` keeps only the first so many strips of each split.
-    """
-    splits = data.head(limit, limit).splits
-    predicted = {name: predictions(model, strips.images) for name, strips in splits.items()}
-    truth = {name: model.objective.truth(strips.sums) for name, strips in splits.items()}
+def evaluate(model: StripModel, data: Data) -> tuple[dict[str, Any], dict[str, Predictions]]:
+    """Return metrics and predictions of every split, and of "entire": training, validation and test strips together."""
+    predicted = {name: predictions(model, strips.images) for name, strips in data.splits.items()}
+    truth = {name: model.objective.truth(strips.sums) for name, strips in data.splits.items()}
     whole = ("train", "val", "test")
-    predicted["entire"] = Predictions.concatenate([predicted[name] for name in whole])
+    values, sums = (np.concatenate([getattr(predicted[name], part) for name in whole]) for part in ("values", "sums"))
+    predicted["entire"] = Predictions(values, sums)
     truth["entire"] = np.concatenate([truth[name] for name in whole])
     return {name: metrics(predicted[name], truth[name]) for name in predicted}, predicted
 
@@ -239,22 +205,21 @@ def mean_ci(values: np.ndarray) -> dict[str, float]:
     if len(values) == 1:
         return dict.fromkeys(("value", "low", "high"), float(values[0]))
     interval = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, batch=10, vectorized=True, confidence_level=CONFIDENCE,
-        method="percentile", rng=np.random.default_rng(0),
+        (values,), np.mean, n_resamples=1000, batch=10, confidence_level=CONFIDENCE, method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return {"value": float(values.mean()), "low": float(interval.low), "high": float(interval.high)}
 
 
 def percent(entry: Mapping[str, float]) -> str:
     """Return a proportion with its interval: "75.3 % (74.0–76.5)"."""
-    value, low, high = (f"{100 * entry[key]:.1f}" for key in ("value", "low", "high"))
-    return f"{value} % ({low}–{high})"
+    value, low, high = (100 * entry[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f}–{high:.1f})"
 
 
 def number(entry: Mapping[str, float]) -> str:
     """Return a number with its interval: "12.46 (11.90–13.02)"."""
-    value, low, high = (f"{entry[key]:.2f}" for key in ("value", "low", "high"))
-    return f"{value} ({low}–{high})"
+    return "{value:.2f} ({low:.2f}–{high:.2f})".format_map(entry)
 
 
 def pack(predicted: Predictions) -> dict[str, str]:
@@ -266,10 +231,8 @@ def pack(predicted: Predictions) -> dict[str, str]:
 def unpack(packed: Mapping[str, str]) -> Predictions:
     """Turn what `pack` made back into predictions. Raises `RecordError` for anything else."""
     try:
-        values, sums = (
-            np.frombuffer(zlib.decompressobj().decompress(base64.b64decode(packed[name]), 10_000_000), dtype)
-            for name, dtype in (("values", "<f4"), ("sums", "u1"))
-        )
+        raw = [zlib.decompressobj().decompress(base64.b64decode(packed[key]), 10_000_000) for key in ("values", "sums")]
+        values, sums = np.frombuffer(raw[0], "<f4"), np.frombuffer(raw[1], "u1")
         if len(values) != len(sums):
             raise ValueError(f"{len(values)} values for {len(sums)} sums")
     except (KeyError, TypeError, ValueError, zlib.error) as error:

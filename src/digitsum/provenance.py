@@ -1,7 +1,5 @@
 """On what machine and with which code a number was made."""
 
-from __future__ import annotations
-
 import datetime
 import functools
 import os
@@ -44,14 +42,11 @@ def commit() -> str | None:
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.check_output(["git", *arguments], cwd=here.parent, stderr=subprocess.DEVNULL, text=True)
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        head, root = git("rev-parse", "--short=12", "HEAD"), git("rev-parse", "--show-toplevel")
-        dirty = git("-C", root, "status", "--porcelain", "--", "src", "research")
+        head, dirty = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", ":/src", ":/research")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head + ("-dirty" if dirty else "")
+    return head.strip() + ("-dirty" if dirty else "")

@@ -1,13 +1,9 @@
 """One experiment from start to finish: train, save the weights, evaluate, write the record."""
 
-from __future__ import annotations
-
 import json
-import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,10 @@ from filelock import FileLock, Timeout
 from .checkpoints import best_checkpoint, read_metadata, save_checkpoint, write_json
 from .data import Data
 from .devices import pick_device, rank
-from .errors import CheckpointError, RecordError, TrainingError, WeightsError
+from .errors import CheckpointError, RecordError, TrainingError, WeightsError, refusing
 from .evaluation import evaluate, number, pack, percent, strings_read
 from .experiments import EXPERIMENTS, Experiment, changed, same_settings
-from .provenance import commit, provenance
+from .provenance import provenance
 from .training import Run, build, train
 
 LARGEST_RECORD = 4_000_000  # bytes
@@ -37,28 +33,24 @@ def run_experiment(
 
     A run owns two files, models/<folder>/<experiment>-seed<k>.safetensors and its record in results/<folder>/.
     `folder` is the data's source by default. `learn` takes the place of `train`.
-    A run on record with the same settings and data is not trained again, unless `again` says so. An interrupted run
-    goes on from its state, which lies beside its weights.
-    Raises `RecordError` if these files are of a run with other settings or data, `TrainingError` if another process
-    is training this run.
+    A run on record is not trained again, unless `again` says so. An interrupted run goes on from its state.
+    Raises `RecordError` if the files are of other settings or data, `TrainingError` if another process trains this run.
     """
-    commit()  # the code as it is now, whatever is checked out meanwhile
     name, folder, chosen = f"{experiment.name}-seed{seed}", folder or data.source, pick_device(device)
     weights, record_path = Path(models, folder, f"{name}.safetensors"), Path(results, folder, f"{name}.json")
     state_path = weights.with_name(f"{name}.resume.pt")
     with locked(weights, record_path):
-        there = _on_record(weights, record_path, experiment, data)
-        if there and not again:
+        about = _of_this_run(weights, read_metadata, experiment, data)
+        there = _of_this_run(record_path, read_record, experiment, data)
+        if about and there and not again:
             return there
         run = learn(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
         record = make_record(run, data, chosen)
         if rank() == 0:
             kept = ("experiment", "seed", "source", "settings", "weights", "versions", "commit", "date")
-            save_checkpoint(
-                run.model, weights, **{key: record[key] for key in kept}, model=experiment.model,
-                model_args=experiment.model_args, objective=experiment.objective,
-                objective_args=experiment.objective_args, data=data.fingerprint, validation=record["metrics"]["val"],
-            )  # fmt: skip
+            about = {key: record[key] for key in kept}
+            about |= {"data": data.fingerprint, "validation": record["metrics"]["val"]}
+            save_checkpoint(run.model, weights, **about)
             write_json(record, record_path)
             state_path.unlink(missing_ok=True)
     return record
@@ -67,8 +59,9 @@ def run_experiment(
 def make_record(run: Run, data: Data, device: torch.device) -> dict[str, Any]:
     """Evaluate a finished run and return its record."""
     started, experiment, model = time.perf_counter(), run.experiment, run.model
-    evaluated, predicted = evaluate(model, data, experiment.evaluate_limit)
-    splits = data.head(experiment.evaluate_limit, experiment.evaluate_limit).splits
+    measured = data.head(experiment.evaluate_limit, experiment.evaluate_limit)
+    evaluated, predicted = evaluate(model, measured)
+    sizes = {name: len(strips) for name, strips in data.splits.items()}
     record = {
         "experiment": experiment.name,
         "source": data.source,
@@ -80,19 +73,15 @@ def make_record(run: Run, data: Data, device: torch.device) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "history": run.history,
         "best_epoch": run.best_epoch,
-        "data": {
-            "fingerprint": data.fingerprint,
-            "seed": data.seed,
-            "strips": {name: len(strips) for name, strips in data.splits.items()},
-        },
+        "data": {"fingerprint": data.fingerprint, "seed": data.seed, "strips": sizes},
         **provenance(device),
         "metrics": evaluated,
         "strings": {
             name: strings_read(predicted[name], strips.digits)
-            for name, strips in splits.items()
+            for name, strips in measured.splits.items()
             if predicted[name].readings and strips.digits is not None
         },
-        "answers": pack(predicted[list(splits)[-1]]),
+        "answers": pack(predicted[list(measured.splits)[-1]]),
     }
     if len(run.sessions) > 1:
         record["sessions"] = run.sessions
@@ -128,85 +117,59 @@ def load_json(path: Path) -> Any:
     if not path.is_file() or path.stat().st_size > LARGEST_RECORD:
         raise ValueError(f"no file of at most {LARGEST_RECORD:,} bytes")
     try:
-        return json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
+        value = json.loads(path.read_bytes())
+        json.dumps(value, allow_nan=False)  # refuses numbers that are not finite
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is not finite")
-    return number
+    return value
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
     """Read one record that has all that this package asks a record for. Raises `RecordError` for anything else."""
     path = Path(path)
-    try:
+    with refusing(path, "Restore it, or delete it and run again.", RecordError):
         record = load_json(path)
         _ask(record)
-    except Exception as error:  # of another type, a value can fail in any way
-        raise RecordError(
-            f"{path} is not a record ({type(error).__name__}: {error}). Restore it, or delete it and run again."
-        ) from error
     return record
 
 
 def _ask(record: dict[str, Any]) -> Any:
     """Return what tables, curves and the command line ask a record for."""
-    curves = [f"{split}_{what}" for split in ("train", "val") for what in ("loss", "accuracy")]
-    rows = [sum(row[key] for key in ("epoch", *curves)) for row in record["history"]]
+    curves = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    rows = [sum(row[key] for key in curves) for row in record["history"]]
     changes = [(usual, ours) for usual, ours in record["changed"].values()]
-    settings = same_settings(record["settings"], {})
-    return results_table([record]), rows, changes, settings, record["data"]["fingerprint"]
+    return results_table([record]), rows, changes, same_settings(record["settings"], {}), record["data"]["fingerprint"]
 
 
-def _on_record(weights: Path, path: Path, experiment: Experiment, data: Data) -> dict[str, Any] | None:
-    """Return the record of this very run, None if there is none; weights and record must be of no other run."""
-    about, record = read_metadata(weights) if weights.exists() else None, read_record(path) if path.exists() else None
-    for file, there, fingerprint in (
-        (weights, about, about and about.get("data")),
-        (path, record, record and record["data"]["fingerprint"]),
-    ):
-        if there and (fingerprint != data.fingerprint or not same_settings(there["settings"], asdict(experiment))):
-            raise RecordError(
-                f"{file} is of a run with other settings or other data. Use another folder or seed, or move it away."
-            )
-    return record if about else None
+def _of_this_run(path: Path, read: Callable[[Path], Any], experiment: Experiment, data: Data) -> dict[str, Any] | None:
+    """Return what a file tells of a run, None if it is not there; raise if that is another run."""
+    if not path.exists():
+        return None
+    there = read(path)
+    fingerprint = there["data"] if isinstance(there["data"], str) else there["data"]["fingerprint"]
+    if fingerprint != data.fingerprint or not same_settings(there["settings"], asdict(experiment)):
+        raise RecordError(
+            f"{path} is of a run with other settings or other data. Use another folder or seed, or move it."
+        )
+    return there
 
 
 @contextmanager
 def locked(*paths: Path) -> Iterator[None]:
-    """Keep these files to this process, and remove the temporary files that killed processes left of them.
+    """Keep these files to this process by a lock beside each. Of torchrun's processes the first stands for all.
 
-    Finds out at once whether the files can be written. Of torchrun's processes the first stands for all.
-    Raises `TrainingError` if another process has them.
+    Raises `OSError` if a folder cannot be written, `TrainingError` if another process has the files.
     """
-    if rank() > 0:
+    with ExitStack() as stack:
+        for path in paths if rank() == 0 else ():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(path.with_name(f".{path.stem}.lock"), timeout=0))
+            except Timeout as error:
+                raise TrainingError(
+                    f"Another process is training {path.stem}. Wait until it ends, or end it."
+                ) from error
         yield
-        return
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    lock = FileLock(paths[0].with_name(f".{paths[0].stem}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise TrainingError(f"Another process is training {paths[0].stem}. Wait until it ends, or end it.") from error
-    try:
-        for path in paths:
-            for stale in path.parent.glob(".*.tmp"):
-                if stale.name.startswith(f".{path.stem}."):
-                    stale.unlink(missing_ok=True)
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no open file
-            Path(lock.lock_file).unlink()
-        lock.release()
-
-
-# Tables for notebooks and the command line
 
 
 def settings_table(experiments: Sequence[Experiment]) -> pd.DataFrame:
@@ -219,12 +182,9 @@ def settings_table(experiments: Sequence[Experiment]) -> pd.DataFrame:
 
 def metrics_table(measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row of MSE, MAE and rounded accuracy with 95 % intervals for each name's metrics."""
-    rows = {
-        name: [number(m["mse"]), number(m["mae"]), percent(m["accuracy"]), f"{m['n']:,}"]
-        for name, m in measured.items()
-    }
-    columns = ["MSE", "MAE", "rounded accuracy", "strips"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("experiment")
+    rows = [[number(m["mse"]), number(m["mae"]), percent(m["accuracy"]), f"{m['n']:,}"] for m in measured.values()]
+    names = pd.Index(list(measured), name="experiment")
+    return pd.DataFrame(rows, names, ["MSE", "MAE", "rounded accuracy", "strips"])
 
 
 def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
