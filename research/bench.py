@@ -4,14 +4,12 @@ Works that are compared take turns in one process (A B A B). Each machine has on
 repeat. A part that is measured again replaces its earlier figures. `paper/performance.py` makes the tables.
 """
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import re
 import time
 import timeit
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 from digitsum.augment import augment
@@ -33,11 +31,10 @@ from digitsum.errors import DataError, RecordError
 from digitsum.evaluation import predictions
 from digitsum.experiments import Augmentation, Experiment
 from digitsum.likelihood import SYMBOLS, sum_log_likelihood
-from digitsum.models import StripModel
 from digitsum.optim import OPTIMIZERS
 from digitsum.provenance import provenance
 from digitsum.runs import load_json
-from digitsum.training import ACCURACY_EVERY, SCHEDULES, build, resident, train_epoch, validate
+from digitsum.training import SCHEDULES, build, resident, train_epoch, validate
 
 from .systems import EXPERIMENTS
 
@@ -50,7 +47,9 @@ TIMED_TO_ACCURACY = (  # with the number of epochs: a schedule is at its best at
 )  # fmt: skip
 TARGETS = (0.845, 0.95, 0.9555, 0.97)  # ResNet-50's report, a round number, the best public system, and one beyond
 WORKERS = 2  # of the usual loop's DataLoader
+REPEATS = 3
 SECONDS = 1.5  # the rough length of one measurement of short calls
+STRIPS = 2048  # of an epoch: whole batches, and a multiple of ACCURACY_EVERY of them
 LATE = 1000  # the number of an epoch far behind the start, in which the sum likelihood's objective matches moments
 BATCH, BATCHES = 64, (1, 64, 1024)  # of the likelihood and of prediction
 COLUMNS, DIGITS = (42, 84, 168, 336), (2, 4, 6, 8)
@@ -58,7 +57,6 @@ CHECKED, CHECKS = 2000, 4  # unseen strips that are read on the way to an accura
 
 Work = Callable[[], Any]
 Result = dict[str, Any]
-Seconds = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,12 @@ class Setup:
 
     data: Data
     device: torch.device
-    repeats: int = 3
     minutes: float = 30.0  # the limit of each training of "accuracy"
     models: Path = Path("models")  # the folder of published weights
 
 
 def measure(
-    part: str, data: Data, *, device: str = "auto", repeats: int = 3, minutes: float = 30.0,
+    part: str, data: Data, *, device: str = "auto", minutes: float = 30.0,
     models: str | Path = "models", results: str | Path = "results",
 ) -> Result:  # fmt: skip
     """Measure one of PARTS, write it into the machine's record, and return the whole record.
@@ -82,23 +79,21 @@ def measure(
     machine's file is damaged.
     """
     tune_process()
-    setup = Setup(data, pick_device(device), repeats, minutes, Path(models))
+    setup = Setup(data, pick_device(device), minutes, Path(models))
     about = provenance(setup.device)
     machine = about.pop("hardware")
-    path = Path(results) / "bench" / f"{_slug(machine)}.json"
-    record = read_machine(path, machine)
+    path = Path(results, "bench", f"{_slug(machine)}.json")
+    record = read_machine(path) if path.exists() else {"hardware": machine, "parts": {}}
     started = time.perf_counter()
-    measured = {"repeats": repeats} | PARTS[part](setup)
-    about |= {"source": data.source, "data": data.fingerprint, "seconds": round(time.perf_counter() - started, 1)}
-    record["parts"][part] = measured | about
+    measured = {"repeats": REPEATS} | PARTS[part](setup)
+    seconds = round(time.perf_counter() - started, 1)
+    record["parts"][part] = measured | about | {"source": data.source, "data": data.fingerprint, "seconds": seconds}
     write_json(record, path)
     return record
 
 
-def read_machine(path: Path, machine: Result | None = None) -> Result:
-    """Read a machine's record; with `machine` a missing file is an empty record. Raise RecordError for other files."""
-    if machine and not path.exists():
-        return {"hardware": machine, "parts": {}}
+def read_machine(path: Path) -> Result:
+    """Read a machine's record. Raise RecordError for any other file."""
     try:
         record = load_json(path)
         _slug(record["hardware"]), record["parts"].items()
@@ -124,37 +119,30 @@ def seconds_of(work: Work, device: torch.device, calls: int = 1) -> float:
     return timeit.timeit(work, timer=now, number=calls) / calls
 
 
-def by_turns(works: Mapping[str, Work], repeats: int, device: torch.device, length: float = 0) -> Seconds:
-    """Return the seconds of a call of each work, measured `repeats` times by turns, after a call that does not count.
+def by_turns(works: Mapping[str, Work], device: torch.device) -> dict[str, list[float]]:
+    """Return the seconds of a call of each work, measured REPEATS times by turns, after a call that does not count.
 
-    A round of measurements lasts about `length` seconds, in which short works are called often.
+    A round of measurements lasts about SECONDS, in which short works are called often.
     """
     calls = {}
     for name, work in works.items():
-        seconds_of(work, device)  # the first call may allocate and choose algorithms
-        calls[name] = max(1, round(length / len(works) / seconds_of(work, device))) if length else 1
-    taken: Seconds = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            taken[name].append(seconds_of(work, device, calls[name]))
-    return taken
+        work()  # the first call may allocate and choose algorithms
+        calls[name] = max(1, round(SECONDS / len(works) / seconds_of(work, device)))
+    rounds = [{name: seconds_of(work, device, calls[name]) for name, work in works.items()} for _ in range(REPEATS)]
+    return {name: [each[name] for each in rounds] for name in works}
 
 
 def epoch(setup: Setup) -> Result:
     """Measure the seconds of an epoch by our loop and by the usual one, from the same start on the same strips."""
-    rows, device = [], setup.device
+    rows, strips = [], setup.data.train[:STRIPS]
     for name in COMPARED:
-        experiment = replace(EXPERIMENTS[name], weights=None)
-        # Our loop counts the accuracy of one step in ACCURACY_EVERY, so all lengths are multiples of it.
-        few = setup.data.train[: experiment.batch_size * ACCURACY_EVERY]
-        (once,) = by_turns({"few": _ours(experiment, few, device)}, 1, device)["few"]
-        strips = setup.data.train[: len(few) * max(1, round(3 * SECONDS / once))]
-        works = {"ours": _ours(experiment, strips, device), "usual": _usual(experiment, strips, device)}
-        rows.append({"experiment": name, "strips": len(strips), "seconds": by_turns(works, setup.repeats, device)})
+        experiment = replace(EXPERIMENTS[name], weights=None, epochs=LATE)  # so many that no schedule ends
+        works = {"ours": _ours(experiment, strips, setup.device), "usual": _usual(experiment, strips, setup.device)}
+        rows.append({"experiment": name, "strips": len(strips), "seconds": by_turns(works, setup.device)})
     return {"rows": rows, "workers": WORKERS}
 
 
-def _loop(experiment: Experiment, steps: int, device: torch.device) -> tuple[StripModel, Callable[..., Any]]:
+def _loop(experiment: Experiment, steps: int, device: torch.device) -> tuple[Any, Callable[..., Any]]:
     """Return the model, and our loop as a function of images, sums and the epoch's number; an epoch has `steps`."""
     model = build(experiment).to(device).to(memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
@@ -164,23 +152,8 @@ def _loop(experiment: Experiment, steps: int, device: torch.device) -> tuple[Str
 
 
 def _ours(experiment: Experiment, strips: Strips, device: torch.device) -> Work:
-    steps = -(-len(strips) // experiment.batch_size)
-    _, train = _loop(replace(experiment, epochs=LATE), steps, device)  # so many epochs that no schedule ends
+    _, train = _loop(experiment, -(-len(strips) // experiment.batch_size), device)
     return partial(train, *resident(strips, device), LATE)
-
-
-class FloatStrips(Dataset):
-    """The usual data set: all images as float tensors (1, 40, W), each augmented on its own."""
-
-    def __init__(self, strips: Strips, settings: Augmentation | None) -> None:
-        self.images = torch.from_numpy(strips.images).unsqueeze(1).float() / 255
-        self.sums, self.settings = torch.from_numpy(strips.sums), settings
-
-    def __len__(self) -> int:
-        return len(self.sums)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return augment(self.images[i : i + 1], self.settings)[0], self.sums[i]
 
 
 def _usual(experiment: Experiment, strips: Strips, device: torch.device) -> Work:
@@ -190,9 +163,10 @@ def _usual(experiment: Experiment, strips: Strips, device: torch.device) -> Work
     """
     model = build(experiment).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.lr)
+    images = torch.from_numpy(strips.images).unsqueeze(1).float() / 255
     loader = DataLoader(
-        FloatStrips(strips, experiment.augment), experiment.batch_size, shuffle=True, num_workers=WORKERS,
-        persistent_workers=True, pin_memory=device.type == "cuda",
+        TensorDataset(images, torch.from_numpy(strips.sums)), experiment.batch_size, shuffle=True, num_workers=WORKERS,
+        collate_fn=partial(_collate, experiment.augment), persistent_workers=True, pin_memory=device.type == "cuda",
     )  # fmt: skip
 
     def train() -> list[tuple[float, int]]:
@@ -210,6 +184,12 @@ def _usual(experiment: Experiment, strips: Strips, device: torch.device) -> Work
     return train
 
 
+def _collate(settings: Augmentation | None, strips: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Join strips to a batch, each augmented on its own."""
+    images, sums = zip(*strips, strict=True)
+    return torch.cat([augment(image[None], settings) for image in images]), torch.stack(sums)
+
+
 def likelihood(setup: Setup) -> Result:
     """Measure the sum likelihood of a batch, forward and backward, by columns and by digits."""
     generator = torch.Generator().manual_seed(0)
@@ -220,8 +200,7 @@ def likelihood(setup: Setup) -> Result:
         return lambda: torch.autograd.grad(-sum_log_likelihood(logits, sums, digits).mean(), logits)
 
     works = {"columns": {str(n): work(n, 4) for n in COLUMNS}, "digits": {str(n): work(COLUMNS[0], n) for n in DIGITS}}
-    found = {key: by_turns(each, setup.repeats, setup.device, SECONDS) for key, each in works.items()}
-    return {"batch": BATCH} | found
+    return {"batch": BATCH} | {key: by_turns(each, setup.device) for key, each in works.items()}
 
 
 def prediction(setup: Setup) -> Result:
@@ -235,17 +214,17 @@ def prediction(setup: Setup) -> Result:
         weights = best_checkpoint(setup.models / setup.data.source, name)
         for n in BATCHES:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-                job = fresh.submit(_predict_alone, name, weights, images, n, str(setup.device), setup.repeats)
+                job = fresh.submit(_predict_alone, name, weights, images, n, str(setup.device))
                 rows.append({"experiment": name, "images": n, "trained": weights is not None} | job.result())
     return {"rows": rows}
 
 
-def _predict_alone(name: str, weights: Path | None, images: np.ndarray, n: int, device: str, repeats: int) -> Result:
+def _predict_alone(name: str, weights: Path | None, images: np.ndarray, n: int, device: str) -> Result:
     on = torch.device(device)
     model = load_checkpoint(weights) if weights else build(replace(EXPERIMENTS[name], weights=None))
     model = model.to(on).to(memory_format=torch.channels_last)
     before, batches = _peak(on), itertools.cycle(np.array_split(images, len(images) // n))
-    seconds = by_turns({"predict": lambda: predictions(model, next(batches))}, repeats, on, SECONDS)["predict"]
+    seconds = by_turns({"predict": lambda: predictions(model, next(batches))}, on)["predict"]
     return {"seconds": seconds, "peak_bytes": _peak(on), "peak_bytes_before": before}
 
 
@@ -262,39 +241,36 @@ def accuracy(setup: Setup) -> Result:
 
     Settings are the experiment's own except for the epochs. Raise DataError for a source without unseen strips.
     """
-    if (strips := setup.data.unseen) is None:
+    if setup.data.unseen is None:
         raise DataError(f"The source {setup.data.source} has no unseen strips. Use --source mnist or digits.")
     rows = []
     for name, epochs in TIMED_TO_ACCURACY:
-        experiment = replace(EXPERIMENTS[name], weights=None, epochs=epochs)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            checks = list(_checks(experiment, setup, strips))
+            checks = _checks(replace(EXPERIMENTS[name], weights=None), epochs, setup, setup.data.unseen[:CHECKED])
         reached = {str(t): next((c["seconds"] for c in checks if c["accuracy"] >= t), None) for t in TARGETS}
-        rows.append({"experiment": name, "epochs": experiment.epochs, "reached": reached, "checks": checks})
+        rows.append({"experiment": name, "epochs": epochs, "reached": reached, "checks": checks})
     return {"rows": rows, "minutes": setup.minutes, "strips": CHECKED, "seed": 0, "repeats": 1}
 
 
-def _checks(experiment: Experiment, setup: Setup, strips: Strips) -> Iterator[dict[str, float]]:
-    """Train, and yield CHECKS times in an epoch the seconds of training so far and the accuracy on unseen strips."""
+def _checks(experiment: Experiment, epochs: int, setup: Setup, strips: Strips) -> list[dict[str, float]]:
+    """Train; return, CHECKS times in an epoch, the seconds of training so far and the accuracy on `strips`."""
     images, sums = resident(setup.data.train, setup.device)
-    unseen = resident(strips[:CHECKED], setup.device)
-    # Our loop takes each part of an epoch as an epoch of its own.
-    experiment = replace(experiment, epochs=CHECKS * experiment.epochs)
+    unseen = resident(strips, setup.device)
     steps = -(-len(sums) // (CHECKS * experiment.batch_size))
-    model, train = _loop(experiment, steps, setup.device)
+    # Our loop takes each part of an epoch as an epoch of its own.
+    model, train = _loop(replace(experiment, epochs=CHECKS * epochs), steps, setup.device)
+    checks: list[dict[str, float]] = []
     seconds = 0.0
-    for check in range(experiment.epochs):
-        if check % CHECKS == 0:
-            parts = torch.randperm(len(sums)).to(setup.device).tensor_split(CHECKS)
-        rows = parts[check % CHECKS]
-        seconds += seconds_of(partial(train, images[rows], sums[rows], check + 1), setup.device)
-        found = validate(model, *unseen)["val_accuracy"]
-        yield {"step": steps * (check + 1), "seconds": seconds, "accuracy": found}
-        if found >= max(TARGETS) or seconds > 60 * setup.minutes:
-            return
+    for _ in range(epochs):
+        for rows in torch.randperm(len(sums)).to(setup.device).tensor_split(CHECKS):
+            number = len(checks) + 1
+            seconds += seconds_of(partial(train, images[rows], sums[rows], number), setup.device)
+            found = validate(model, *unseen)["val_accuracy"]
+            checks.append({"step": steps * number, "seconds": seconds, "accuracy": found})
+            if found >= max(TARGETS) or seconds > 60 * setup.minutes:
+                return checks
+    return checks
 
 
-PARTS: dict[str, Callable[[Setup], Result]] = {
-    "epoch": epoch, "likelihood": likelihood, "prediction": prediction, "accuracy": accuracy,
-}  # fmt: skip
+PARTS = {part.__name__: part for part in (epoch, likelihood, prediction, accuracy)}

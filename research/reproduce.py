@@ -1,10 +1,8 @@
 """Train the runs that the published tables take and the records lack."""
 
-from __future__ import annotations
-
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,9 @@ from digitsum.runs import read_record
 from .paper.records import trained_on
 from .systems import EXPERIMENTS, run_system
 
-SEEDS = (0, 1, 2)
-
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of the tables."""
-
     experiment: Experiment
     seed: int
     why: str  # the reason to train it; "" if it is on record
@@ -37,39 +31,41 @@ class Planned:
 def seeds_of(name: str) -> tuple[int, ...]:
     """Return the seeds of an experiment: one if it depends on none, or if it starts from published weights."""
     if name in ("most_common", "ocr") or EXPERIMENTS[name].weights:
-        return SEEDS[:1]
+        return (0,)
     if name.startswith("baseline_cnn-"):
         return (0, 10, 42)  # as report C has them
-    return (0, 1, 2, 3, 4) if name == "reader" else SEEDS
+    return (0, 1, 2, 3, 4) if name == "reader" else (0, 1, 2)
 
 
 def plan(data: Data, names: Sequence[str] = (), *, weights: str = "", results: str | Path = "results") -> list[Planned]:
     """Return the runs of these experiments, or of all. With `weights` "none" all start from random weights."""
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         raise TrainingError(f"There is no experiment {', '.join(unknown)}. Use some of {', '.join(EXPERIMENTS)}.")
-    return [row for name in names or EXPERIMENTS for row in _planned(name, data, weights, Path(results, data.source))]
-
-
-def _planned(name: str, data: Data, weights: str, folder: Path) -> Iterator[Planned]:
-    experiment = replace(EXPERIMENTS[name], weights=None) if weights == "none" else EXPERIMENTS[name]
-    records = {record["seed"]: record for record in map(read_record, folder.glob(f"{name}-seed*.json"))}
-    costs = [r["seconds"]["train"] / 60 / len(r["history"]) / trained_on(r) for r in records.values() if r["history"]]
-    minutes = statistics.median(costs) * experiment.epochs * len(data.train) if costs else None
-    for seed in seeds_of(name):
-        why = "" if seed in records else "no record"
-        if seed in records and records[seed]["data"]["fingerprint"] != data.fingerprint:
-            why = "its record is of other data"
-        elif seed in records and not same_settings(records[seed]["settings"], asdict(experiment)):
-            why = "its record has other settings"
-        yield Planned(experiment, seed, why, minutes)
+    planned = []
+    for name in names or EXPERIMENTS:
+        experiment = replace(EXPERIMENTS[name], weights=None) if weights == "none" else EXPERIMENTS[name]
+        found = map(read_record, Path(results, data.source).glob(f"{name}-seed*.json"))
+        records = {record["seed"]: record for record in found}
+        trained = [record for record in records.values() if record["history"]]
+        costs = [r["seconds"]["train"] / 60 / len(r["history"]) / trained_on(r) for r in trained]
+        minutes = statistics.median(costs) * experiment.epochs * len(data.train) if costs else None
+        for seed in seeds_of(name):
+            why = "" if seed in records else "no record"
+            if seed in records and records[seed]["data"]["fingerprint"] != data.fingerprint:
+                why = "its record is of other data"
+            elif seed in records and not same_settings(records[seed]["settings"], asdict(experiment)):
+                why = "its record has other settings"
+            planned.append(Planned(experiment, seed, why, minutes))
+    return planned
 
 
 def reproduce(data: Data, planned: Sequence[Planned], **options: Any) -> int:
     """Train what has to be trained, with the options of `run_experiment`. Return how many failed; the others go on."""
     failed = 0
-    for row in (row for row in planned if row.why):
+    for row in planned:
         try:
-            run_system(row.experiment, data, seed=row.seed, **options)
+            if row.why:
+                run_system(row.experiment, data, seed=row.seed, **options)
         except DigitsumError as error:
             print(f"research: {row.experiment.name}, seed {row.seed}: {error}", file=sys.stderr)
             failed += 1

@@ -16,7 +16,7 @@ from digitsum.data import Data, load_data, source_glyphs
 from digitsum.evaluation import Predictions, predictions, sight
 from digitsum.provenance import provenance
 
-from ..studies.pseudo_labels import label_digits
+from ..studies.measurements import label_digits
 from . import charts
 
 EDGES = (5, 25, 50, 75, 95)  # percentiles
@@ -44,12 +44,12 @@ def look(root: str | Path, checkpoint: Path, figures: Path) -> dict[str, Any]:
     ]
     sureness = [reading.probability for reading in readings]
     extremes = np.array([np.argmax(sureness), np.argmin(sureness)])
-    found = label_digits(first, predictions(model, first.images).readings, model.stride)
+    glyphs, labels, _ = label_digits(first, predictions(model, first.images).readings, model.stride)
     charts.save(plots.samples(strips), figures / "strips.pdf", 9, 3.8)
     sights = plots.reading(strips.images[:SEEN], sight(model, strips.images[:SEEN]), seen)
     charts.save(sights, figures / "reading.pdf", 9, 5.6)
     charts.save(charts.sum_probabilities(probability[extremes], strips.sums[extremes]), figures / "sums.pdf", 8, 2)
-    charts.save(charts.labelled_digits(found.glyphs, found.labels), figures / "digits.pdf", 9, 3.75)
+    charts.save(charts.labelled_digits(glyphs, labels), figures / "digits.pdf", 9, 3.75)
     charts.save(plots.captioned(strips.images[surest[:WRONG]], wrong), figures / "errors.pdf", 9, 3.8)
     return {
         "experiment": model.metadata["experiment"], "source": data.source, "seed": model.metadata["seed"],

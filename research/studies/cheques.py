@@ -25,14 +25,15 @@ from digitsum.models import StripModel
 from digitsum.objectives import SumLikelihood
 from digitsum.training import train
 
-from .calibration import accuracy_ci, reliability, tempered
-from .handwriting import EXPERIMENT, MOST, CountedLikelihood, with_objective
+from ..systems import SYSTEMS
+from ..systems.handwriting import MOST, CountedLikelihood, with_objective
+from .measurements import accuracy_ci, reliability, tempered
 from .pictures import pictures
 
 OF_EACH = 12  # pictures of each kind
 SURE = 0.9
 FOLDS = 5
-EPOCHS = 8
+EPOCHS = 6
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,6 @@ def measure(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict
     reported = (amounts, *shown.values())
     right = np.concatenate([each.right for each in reported])
     confidence = np.concatenate([each.confidence(temperature) for each in reported])
-    bins = reliability(confidence, np.concatenate([each.sum_right for each in reported]))
     return measured | {
         "pictures": accuracy_ci(np.concatenate([each.right for each in shown.values()])),
         "kinds": {kind: int(each.right.sum()) for kind, each in shown.items()},
@@ -137,7 +137,7 @@ def measure(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict
             for least in (0.0, UNSURE, SURE)
             if (confidence >= least).any()
         },
-        "reliability": [list(row) for row in zip(*(part.tolist() for part in bins), strict=True)],
+        "reliability": reliability(confidence, np.concatenate([each.sum_right for each in reported])),
     }
 
 
@@ -192,7 +192,7 @@ def teach(
 ) -> dict[str, Any]:
     """Train one reader on with cheque amounts in five folds. Each amount is read by the reader that never saw it.
 
-    A tenth of the amounts that are told chooses the epoch. Fewer amounts are repeated, to about half as many steps.
+    A tenth of the amounts that are told chooses the epoch. Fewer amounts are repeated, to about a quarter as many steps.
     """
     (reader,) = readers
     cheques = read_cheques(root)
@@ -217,7 +217,12 @@ def _taught(reader: StripModel, objective: CountedLikelihood, rows: Rows, seed: 
     tenth = len(targets) // 10
     val, kept = Strips(rows.images[:tenth], targets[:tenth]), Strips(rows.images[tenth:], targets[tenth:])
     experiment = replace(
-        EXPERIMENT, label="cheques", epochs=EPOCHS, lr=5e-4, batch_size=32, repeats=max(1, ALL // (2 * len(targets)))
+        SYSTEMS["reader_handwriting"],
+        label="cheques",
+        epochs=EPOCHS,
+        lr=5e-4,
+        batch_size=32,
+        repeats=max(1, ALL // (4 * len(targets))),
     )
     data = Data("cheques", kept, val, val, None, "amounts of cheques", seed)
     return train(experiment, data, seed=seed, start=with_objective(reader, objective), progress=False).model

@@ -3,29 +3,26 @@
 What the reports leave open, and what was chosen, stands in docs/choices.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from digitsum.checkpoints import write_json
+from digitsum.checkpoints import best_checkpoint, load_checkpoint, write_json
 from digitsum.compose import Strips
 from digitsum.data import Data
-from digitsum.devices import rank
+from digitsum.errors import CheckpointError
 from digitsum.experiments import BENT, EXPERIMENTS, Experiment
 from digitsum.models import MODELS
 from digitsum.objectives import OBJECTIVES
 from digitsum.runs import run_experiment
 from digitsum.training import Run, build, train
 
-from .extras import PACKAGES, require
-from .ocr import Tesseract, Text
-from .references import DigitCNN, MostCommon, side_by_side, single
-from .transfer import VGG16Frozen, ViT
-from .yolo import Boxes, Yolo, boxed
+from .handwriting import CountedLikelihood, train_reader
+from .networks import DigitCNN, MostCommon, VGG16Frozen, ViT, side_by_side, single
+from .outside import PACKAGES, Boxes, Tesseract, Text, Yolo, boxed, require
 
 _ATTENTION = EXPERIMENTS["cnn_attention-regression"]
 _READER = EXPERIMENTS["reader"]
@@ -33,6 +30,7 @@ SYSTEMS: dict[str, Experiment] = {
     row.name: row
     for row in (
         replace(_READER, label="reader_small", model_args={"widths": (16, 32, 64), "depths": (1, 1, 2, 1)}, epochs=12),
+        replace(_READER, label="reader_handwriting", epochs=4, lr=1e-3, warmup=0.1),
         Experiment(
             "baseline_cnn", "classification", label="cnn3_dropout-classification", report="B", epochs=8,
             model_args={"channels": (32, 64, 128), "hidden": 256, "dropout": 0.7},
@@ -54,10 +52,9 @@ SYSTEMS: dict[str, Experiment] = {
             "most_common", "classification", label="most_common", report="this repository",
             epochs=1, batch_size=100_000, optimizer="sgd", lr=1.0,
         ),
-        Experiment(
-            "digit_cnn", "classification", label="oracle-digit_labels", report="this repository",
-            epochs=16, batch_size=256, optimizer="muon", lr=3e-3, weight_decay=0.02, schedule="one_cycle", warmup=0.05,
-            augment=replace(BENT, shift=2),
+        replace(
+            _ATTENTION, model="digit_cnn", objective="classification", label="oracle-digit_labels",
+            report="this repository", batch_size=256, augment=replace(BENT, shift=2),
         ),
         Experiment(
             "tesseract", "text", label="ocr", report="E", model_args={"mode": 7, "scale": 0.75, "border": 10}, epochs=0,
@@ -77,7 +74,7 @@ MODELS |= {
     "tesseract": Tesseract,
     "yolo": Yolo,
 }
-OBJECTIVES |= {"text": Text(), "boxes": Boxes()}
+OBJECTIVES |= {"text": Text(), "boxes": Boxes(), "counted_likelihood": CountedLikelihood()}
 EXPERIMENTS |= SYSTEMS
 SUPERVISION = {  # what an experiment learns from, if not from sums
     "oracle-digit_labels": "digit labels and positions",
@@ -103,27 +100,34 @@ def _changed(data: Data, change: Callable[[Strips], Strips]) -> Data:
 
 
 def run_system(
-    experiment: Experiment, data: Data, *, seed: int = 0, folder: str | None = None, results: str | Path = "results",
-    **options: Any,
+    experiment: Experiment, data: Data, *, seed: int = 0, results: str | Path = "results",
+    models: str | Path = "models", **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, save, evaluate and record an experiment, whatever it learns from; returns the record.
 
     Files, errors and `options` are those of `digitsum.runs.run_experiment`. Raises ExtraError if an optional package
     is missing.
     """
-    name, folder = experiment.name, folder or data.source
+    name, package = experiment.name, PACKAGES.get(experiment.model)
     require(experiment.model)
-    learn = _learn if experiment.model in ("most_common", "digit_cnn", "tesseract") else train
+    learn: Callable[..., Run] = _learn if experiment.model in ("most_common", "digit_cnn", "tesseract") else train
+    more: dict[str, Any] = {}  # what the record says beyond that of `run_experiment`
+    if name == "reader_handwriting":
+        start = best_checkpoint(Path(models, data.source), "reader")
+        if start is None:
+            raise CheckpointError(f"{name} goes on from a reader in {Path(models, data.source)}. Train one first.")
+        learn, more["weights"] = partial(train_reader, reader=load_checkpoint(start)), start.stem
     record = run_experiment(
-        experiment, prepare(name, data), seed=seed, folder=folder, results=results, learn=learn, **options
+        experiment, prepare(name, data), seed=seed, results=results, models=models, learn=learn, **options
     )
-    package = PACKAGES.get(experiment.model)
-    if package and package not in record["versions"] and rank() == 0:
-        record["versions"][package] = import_module(package).__version__
+    if package:
+        module = import_module(package)
+        more["versions"] = {package: module.__version__} | record["versions"]
         if package == "pytesseract":
-            record["versions"]["tesseract"] = str(import_module(package).get_tesseract_version())
-        write_json(record, Path(results, folder, f"{name}-seed{seed}.json"))
-    return record
+            more["versions"] = {"tesseract": str(module.get_tesseract_version())} | more["versions"]
+    if not more.items() <= record.items():
+        write_json(record | more, Path(results, data.source, f"{name}-seed{seed}.json"))
+    return record | more
 
 
 def _learn(experiment: Experiment, data: Data, *, seed: int, device: Any, **options: Any) -> Run:

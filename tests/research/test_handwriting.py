@@ -16,9 +16,9 @@ from digitsum.errors import DataError
 from digitsum.likelihood import sum_log_likelihood
 from digitsum.objectives import SumLikelihood
 from digitsum.training import build
-from research.studies import cheques, handwriting
+from research.studies import cheques
 from research.studies.pictures import KINDS, pictures, write
-from research.systems import SYSTEMS
+from research.systems import SYSTEMS, handwriting
 
 
 @pytest.fixture(scope="module")

@@ -45,26 +45,25 @@ def test_every_experiment_is_planned_with_its_seeds(tiny, tmp_path):
 
 
 def test_what_is_missing_is_trained_once(tiny, tmp_path, carry_out, monkeypatch):
+    name, path = NAMES[0], tmp_path / "digits" / f"{NAMES[0]}-seed0.json"
     assert reasons(tiny, results=tmp_path) == ["no record"] * 4
     assert carry_out(tiny, plan(tiny, NAMES, results=tmp_path)) == 0
-    assert len(list((tmp_path / "digits").glob("*-seed*.json"))) == 4
+    assert len(list(path.parent.glob("*-seed*.json"))) == 4
     assert reasons(tiny, results=tmp_path) == [""] * 4
     assert reasons(tiny.head(40), results=tmp_path) == ["its record is of other data"] * 4
-
-    monkeypatch.setitem(EXPERIMENTS, NAMES[0], replace(EXPERIMENTS[NAMES[0]], lr=0.5))
-    assert reasons(tiny, NAMES[:1], results=tmp_path)[0] == "its record has other settings"
-    (tmp_path / "digits" / f"{NAMES[0]}-seed0.json").write_text("{}")
-    with pytest.raises(RecordError, match=f"{NAMES[0]}-seed0.json"):
-        plan(tiny, NAMES, results=tmp_path)
+    monkeypatch.setitem(EXPERIMENTS, name, replace(EXPERIMENTS[name], lr=0.5))
+    assert reasons(tiny, [name], results=tmp_path)[0] == "its record has other settings"
 
 
 def test_minutes_are_those_of_the_records_brought_to_length(tiny, tmp_path, carry_out, monkeypatch):
-    carry_out(tiny, plan(tiny, NAMES[:1], results=tmp_path)[:1])
-    path = tmp_path / "digits" / f"{NAMES[0]}-seed0.json"
+    name, path = NAMES[0], tmp_path / "digits" / f"{NAMES[0]}-seed0.json"
+    carry_out(tiny, plan(tiny, [name], results=tmp_path)[:1])
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"train": 120.0}}))  # for 48 strips once
-    assert plan(tiny.head(24), NAMES[:1], results=tmp_path)[0].minutes == pytest.approx(1)
-    monkeypatch.setitem(EXPERIMENTS, NAMES[0], replace(EXPERIMENTS[NAMES[0]], epochs=3))
-    assert plan(tiny, NAMES[:1], results=tmp_path)[1].minutes == pytest.approx(6)
+    monkeypatch.setitem(EXPERIMENTS, name, replace(EXPERIMENTS[name], epochs=3))
+    assert plan(tiny.head(24), [name], results=tmp_path)[0].minutes == pytest.approx(3)
+    path.write_text("{}")
+    with pytest.raises(RecordError, match=path.name):
+        plan(tiny, [name], results=tmp_path)
 
 
 def test_a_run_stops_without_published_weights_unless_told_not_to(tiny, tmp_path, carry_out, no_weights, capsys):

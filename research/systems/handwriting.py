@@ -15,7 +15,7 @@ from torch import Tensor
 
 from digitsum.compose import DIGIT_WIDTH, HEIGHT, Strips, permutation
 from digitsum.data import Data, source_glyphs
-from digitsum.experiments import BENT, EXPERIMENTS
+from digitsum.experiments import Experiment
 from digitsum.likelihood import Count, sum_log_likelihood
 from digitsum.models import StripModel
 from digitsum.objectives import Objective, SumLikelihood
@@ -46,12 +46,6 @@ class CountedLikelihood(SumLikelihood):
     def truth(self, targets: Tensor) -> Tensor:
         """Return the sums (N,)."""
         return targets[:, 0]
-
-
-EXPERIMENT = replace(
-    EXPERIMENTS["reader"], label="reader_handwriting", objective="counted_likelihood", epochs=4, lr=1e-3, warmup=0.1,
-    augment=BENT,
-)  # fmt: skip
 
 
 def write_rows(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...]) -> Strips:
@@ -177,9 +171,13 @@ def training_data(data: Data, root: str | Path) -> Data:
     return Data(data.source, train, val, val, None, f"{data.reason}, with written rows", data.seed)
 
 
-def train_reader(start: StripModel, data: Data, root: str | Path, **given: Any) -> Run:
+def train_reader(
+    experiment: Experiment, data: Data, *, reader: StripModel, root: str | Path = "data", **given: Any
+) -> Run:
     """Train a published reader on, with written rows beside the source's own strips."""
-    return train(EXPERIMENT, training_data(data, root), start=with_objective(start, CountedLikelihood()), **given)
+    counted = replace(experiment, objective="counted_likelihood")
+    run = train(counted, training_data(data, root), start=with_objective(reader, CountedLikelihood()), **given)
+    return replace(run, experiment=experiment, model=with_objective(run.model, SumLikelihood()))
 
 
 def with_objective(model: StripModel, objective: Objective) -> StripModel:
