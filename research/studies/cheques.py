@@ -192,7 +192,7 @@ def teach(
 ) -> dict[str, Any]:
     """Train one reader on with cheque amounts in five folds. Each amount is read by the reader that never saw it.
 
-    A tenth of the amounts that are told chooses the epoch. Fewer amounts are repeated, to about a quarter as many steps.
+    A tenth of the amounts told chooses the epoch. Fewer amounts are repeated, to about a quarter as many steps.
     """
     (reader,) = readers
     cheques = read_cheques(root)
