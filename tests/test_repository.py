@@ -34,14 +34,9 @@ def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def code_cells(notebook: Path) -> list[dict]:
+def code_of(notebook: Path) -> ast.Module:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
-
-
-def python_of(cell: dict) -> ast.Module:
-    source = "".join(cell["source"]).splitlines()
-    return ast.parse("\n".join("pass" if line.startswith(("%", "!")) else line for line in source))
+    return ast.parse("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
 
 
 def modules(folder: Path) -> dict[str, ast.Module]:
@@ -55,17 +50,10 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if name in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
-                yield node.args[0].value
-
-
-# One door, and small rooms
 
 
 def test_neither_the_package_nor_the_notebooks_import_research() -> None:
-    trees = modules(SRC) | {f"{n.name}[{k}]": python_of(c) for n in NOTEBOOKS for k, c in enumerate(code_cells(n))}
+    trees = modules(SRC) | {notebook.name: code_of(notebook) for notebook in NOTEBOOKS}
     found = {name: used for name, tree in trees.items() for used in imports(tree) if used.split(".")[0] == "research"}
     assert found == {}
 
@@ -89,30 +77,9 @@ def test_files_and_functions_are_short() -> None:
     assert lines(ROOT / "README.md") <= 130
 
 
-# Nothing private, nothing large
-
-
 def test_no_path_of_one_machine(files: list[Path]) -> None:
     searched = [path for path in files if TESTS not in path.parents]  # a test may name the paths that it forbids
     assert {str(p): match.group() for p in searched if (match := MACHINE_PATH.search(p.read_bytes()))} == {}
-
-
-# Notebooks
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_are_one_clean_run_and_define_nothing(notebook: Path) -> None:
-    cells = code_cells(notebook)
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
-    assert all(output.get("name") != "stderr" for cell in cells for output in cell["outputs"])
-    assert all(cell["metadata"].keys() <= {"tags"} for cell in cells)
-    assert json.loads(notebook.read_text(encoding="utf-8"))["metadata"].keys() <= {"kernelspec"}
-    nodes = [node for cell in cells for node in ast.walk(python_of(cell))]
-    assert [node.name for node in nodes if isinstance(node, Function | ast.ClassDef)] == [], "move it into the package"
-
-
-# Lists that agree
 
 
 def packages(entries: list[str]) -> set[str]:
@@ -129,9 +96,6 @@ def test_the_package_depends_on_what_it_imports() -> None:
     declared = packages(project["dependencies"])
     assert used <= declared <= packages((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     assert declared - used <= {"tabulate"}, "which pandas needs for tables in Markdown"
-
-
-# Links
 
 
 def headings(page: Path) -> set[str]:

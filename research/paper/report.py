@@ -74,10 +74,9 @@ def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> No
     charts.save(plots.accuracies(accuracies), folder / "accuracies.pdf", 6.4, 0.6 + 0.18 * len(rows))
     whole = [row[0] for row in rows.values() if row[0]["history"] and not row[0]["changed"]]
     whole.sort(key=lambda run: -run["metrics"]["val"]["accuracy"]["value"])
-    objectives = {run["experiment"]: run["settings"]["objective"] for run in whole}
-    kinds = list(objectives.values())
-    drawn = {run["experiment"]: run["history"] for k, run in enumerate(whole) if kinds[:k].count(kinds[k]) < CURVES}
-    charts.save(plots.curves(drawn, objectives), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
+    kinds = [run["settings"]["objective"] for run in whole]
+    drawn = [run for k, run in enumerate(whole) if kinds[:k].count(kinds[k]) < CURVES]
+    charts.save(plots.curves(drawn), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
     best = best_seed(rows[READER])["seed"]
     for measured in (each["measured"] for each in studies["calibration"][READER] if each["seed"] == best):
         charts.save(charts.reliability(measured), folder / "reliability.pdf", 7.5, 3.6)

@@ -6,27 +6,19 @@ Names are imported at their first use, so that `import digitsum` and `--help` st
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
-    "checkpoints": ["load_checkpoint", "save_checkpoint"],
-    "data": ["Data", "load_data"],
-    "errors": ["DigitsumError"],
-    "evaluation": ["evaluate", "metrics", "predict", "predictions"],
-    "experiments": ["EXPERIMENTS", "Experiment", "shorten"],
+_NAMES = {
+    "checkpoints": ["load_checkpoint"],
+    "data": ["load_data"],
+    "evaluation": ["metrics", "predict", "predictions"],
+    "experiments": ["EXPERIMENTS", "shorten"],
     "models": ["MODELS"],
-    "objectives": ["OBJECTIVES"],
     "runs": ["run_experiment"],
     "training": ["train"],
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

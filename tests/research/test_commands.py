@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-import research.paper.report
-from research import bench, reproduce, studies
+from research import bench, reproduce
 from research.__main__ import main
 
 COMMANDS = ("reproduce", "study", "bench", "compare", "tables", "report")
@@ -40,9 +39,7 @@ def test_every_command_explains_itself_by_an_example(command, capsys):
         ("reproduce dreamt --source digits", ["dreamt", "reader_small"]),
         ("study dreamt", ["dreamt", "ablations"]),
         ("study sums --only 7", ["sums", "7", "500"]),
-        ("study counts --source digits --models nowhere", ["nowhere"]),
         ("tables --results nowhere", ["nowhere"]),
-        ("compare --source digits --results nowhere", ["nowhere"]),
         ("report --results nowhere", ["nowhere"]),
         ("bench --source digits --device toaster", ["toaster"]),
         ("bench --source digits --only likelihood --results file", ["file"]),
@@ -65,31 +62,6 @@ def test_reproduce_plans_trains_and_then_has_nothing_to_do(workplace, capsys):
     assert "most_common, seed 0: on record\n0 of 1 runs to train" in capsys.readouterr().out
 
 
-def test_bench_prints_a_table_and_leaves_a_record(workplace, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SECONDS", 0.001)
-    assert main(["bench", "--only", "likelihood", "--source", "digits", "--device", "cpu", "--results", "r"]) == 0
-    assert "| hardware | by | ms a batch | slope |" in capsys.readouterr().out
-    assert len(list(Path("r/bench").glob("*-threads*.json"))) == 1
-
-
-def test_commands_hand_on_what_they_are_given(workplace, monkeypatch, capsys):
-    given = {}
-
-    def note(name, answer):
-        return lambda *arguments, **options: given.update({name: (arguments, options)}) or answer
-
-    record = {"metrics": {"val": {"accuracy": {"value": 0.5}}}}
-    monkeypatch.setattr(studies, "run_study", note("study", [(Path("sums-seed1.json"), record)]))
-    monkeypatch.setattr(research.paper.report, "make_report", note("report", True))
-    monkeypatch.setattr(reproduce, "reproduce", note("reproduce", 2))
-    folders = ["--results", "r", "--models", "m", "--root", "d"]
-    runs = ["--source", "digits", "--device", "cpu", *folders]
-    assert main(["study", "sums", "--seeds", "1", "5", "--only", "500", *runs]) == 0
-    assert main(["report", "--output", "o.pdf", "--redraw", *folders]) == 0
-    assert main(["reproduce", "reader", *runs]) == 1, "some runs failed"
-    said = capsys.readouterr().out
-    assert "sums-seed1.json val 50.0%" in said and "o.pdf is new" in said
-    of_runs = {"device": "cpu", "results": Path("r"), "models": Path("m")}
-    assert given["study"][1] == {"seeds": (1, 5), "only": ("500",), "root": Path("d")} | of_runs
-    assert given["reproduce"][1] == of_runs
-    assert given["report"][0] == (Path("r"), Path("m"), Path("d"), Path("o.pdf"), True)
+def test_reproduce_fails_if_a_run_fails(workplace, monkeypatch):
+    monkeypatch.setattr(reproduce, "reproduce", lambda data, planned, **options: 2)
+    assert main(["reproduce", "most_common", "--source", "digits"]) == 1
