@@ -6,7 +6,8 @@ NOTEBOOKS := training.ipynb inference.ipynb
 # A kernel that is not quiet shows the progress of its cells on the screen; in the page, the last state of each bar is
 # enough. The template has alternative texts.
 EXECUTE := PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/jupyter nbconvert --execute --log-level WARN \
-	--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.extra_arguments=--IPKernelApp.quiet=False \
+	--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	--ExecutePreprocessor.extra_arguments=--IPKernelApp.quiet=False \
 	--ExecutePreprocessor.extra_arguments=--log-level=40 \
 	--Exporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor
 

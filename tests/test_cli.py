@@ -133,7 +133,7 @@ def test_wrong_usage_is_explained(arguments, capsys):
     assert refused.value.code == 2 and "--help" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "draw"])
 def test_every_command_explains_itself_by_an_example(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])

@@ -92,7 +92,9 @@ def test_the_package_depends_on_what_it_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     used = {name.split(".")[0] for tree in modules(SRC).values() for name in imports(tree)}
     package_of = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
-    used = {package_of.get(name, name) for name in used - sys.stdlib_module_names - {"digitsum", "pillow_heif"}}
+    used = {
+        package_of.get(name, name) for name in used - sys.stdlib_module_names - {"digitsum", "pillow_heif", "anywidget"}
+    }
     declared = packages(project["dependencies"])
     assert used <= declared <= packages((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     assert declared - used <= {"tabulate"}, "which pandas needs for tables in Markdown"

@@ -1,4 +1,4 @@
-"""The command line: python -m digitsum train | evaluate | predict."""
+"""The command line: python -m digitsum train | evaluate | predict | draw."""
 
 from __future__ import annotations
 
@@ -165,6 +165,32 @@ def predict(
     return 2 if any("error" in row for row in rows) else 0
 
 
+def draw(
+    checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader.safetensors"),
+    port: Annotated[int, arg(help="of 127.0.0.1; 0: any that is free")] = 8000,
+    open: Annotated[bool, arg(help="also open the page in the browser")] = False,
+    device: Device = "auto",
+) -> None:
+    """Serve a page, to this machine alone, on which digits are drawn and read.
+
+    Ctrl-C ends it. Example: python -m digitsum draw --open
+    """
+    import webbrowser
+    from contextlib import suppress
+
+    from .checkpoints import load_checkpoint
+    from .devices import pick_device
+    from .draw import server
+
+    with server(load_checkpoint(checkpoint, pick_device(device)), port) as page, suppress(KeyboardInterrupt):
+        address = f"http://127.0.0.1:{page.server_port}/"
+        print(f"Draw at {address} and end with Ctrl-C.", flush=True)
+        if open:
+            webbrowser.open(address)
+        page.serve_forever()
+    print("\nStopped.")
+
+
 def _count(text: str) -> Any:
     """Turn "4", "1-8" or "any" into a count of digits."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
@@ -187,7 +213,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. An expected fault is one line on standard error, and status 1."""
-    commands: dict[str, Any] = {"train": train, "evaluate": evaluate, "predict": predict}
+    commands: dict[str, Any] = {"train": train, "evaluate": evaluate, "predict": predict, "draw": draw}
     about: Any = {"prog": "python -m digitsum", "description": "Read the sum of handwritten digits."}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, args=arguments, **about) or 0
