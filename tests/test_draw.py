@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
