@@ -3,13 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.done
 NOTEBOOKS := training.ipynb inference.ipynb
-# A kernel that is not quiet shows the progress of its cells on the screen; in the page, the last state of each bar is
-# enough. The template has alternative texts.
-EXECUTE := PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/jupyter nbconvert --execute --log-level WARN \
-	--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
-	--ExecutePreprocessor.extra_arguments=--IPKernelApp.quiet=False \
-	--ExecutePreprocessor.extra_arguments=--log-level=40 \
-	--Exporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test fuzz tables report lint notebooks clean
@@ -20,7 +13,11 @@ help:  ## list the targets
 setup: $(READY)  ## install everything into .venv
 
 run: $(READY)  ## train and evaluate: execute both notebooks into build/
-	$(EXECUTE) --to html --template classic --output-dir build $(NOTEBOOKS)
+	@for notebook in $(NOTEBOOKS); do \
+		echo "Executing $$notebook."; \
+		$(BIN)/python -m digitsum.notebooks $$notebook build/$$notebook || exit 1; \
+	done
+	@$(BIN)/jupyter nbconvert --log-level WARN --to html --template classic $(addprefix build/,$(NOTEBOOKS))
 	@echo "Done. The weights are in models/, the records of the runs in results/. Open in a browser:"
 	@echo "file://$(CURDIR)/build/training.html"
 	@echo "file://$(CURDIR)/build/inference.html"
@@ -43,7 +40,7 @@ lint: $(READY)  ## check style, format and types
 	$(BIN)/mypy
 
 notebooks: $(READY)  ## execute both notebooks in place, for the committed outputs
-	$(EXECUTE) --to notebook --inplace $(NOTEBOOKS)
+	@for notebook in $(NOTEBOOKS); do $(BIN)/python -m digitsum.notebooks $$notebook $$notebook || exit 1; done
 
 clean:  ## remove caches and build/, but no weights, records or data
 	rm -rf build .coverage .coverage.* .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 import digitsum.data
-from digitsum import EXPERIMENTS, load_checkpoint, load_data, run_experiment, shorten
+from digitsum import EXPERIMENTS, load_checkpoint, load_data, notebooks, run_experiment, shorten
 from digitsum.runs import read_record
 
 FOLDER = "digits-smoke"
@@ -92,6 +92,17 @@ def test_inference_goes_on_without_a_reader(training, workplace, tmp_path):
     shutil.copy(workplace / "models" / FOLDER / there, models)
     notebook = execute("inference.ipynb", tmp_path, SPLIT="test", STRIPS=5, IMAGE=IMAGE)
     assert "reader" not in tables(notebook)[0] and len(figures(notebook)) == 4 + 1
+
+
+def test_a_notebook_that_fails_is_kept_with_one_line_on_its_fault(tmp_path, monkeypatch, capsys):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print('live')", "raise ValueError('broken')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "in.ipynb")
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path / "in.ipynb"), str(tmp_path / "build" / "out.ipynb")])
+    assert notebooks.main() == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "live" and said[-1].endswith(f"ValueError: broken. {tmp_path}/build/out.ipynb shows where.")
+    done = nbformat.read(tmp_path / "build" / "out.ipynb", as_version=4)
+    assert [cell.outputs[0].output_type for cell in done.cells] == ["stream", "error"]
 
 
 @pytest.mark.parametrize("name", ["training.ipynb", "inference.ipynb"])

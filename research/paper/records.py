@@ -13,7 +13,7 @@ from digitsum.errors import RecordError
 from digitsum.experiments import EXPERIMENTS
 from digitsum.runs import load_json
 
-from ..studies import READER, STUDIES, variants_of
+from ..studies import STUDIES, variants_of
 
 Record = dict[str, Any]
 Entry = Mapping[str, float]  # {"value", "low", "high"}
@@ -52,7 +52,13 @@ MEASURED = {  # by study, of those that train nothing
     "pseudo_labels": {"strips": int, "digits": int, "glyphs": int, "right": ENTRY},
     "calibration": CALIBRATION,
     "ensemble": CALIBRATION,
-}
+    "handwriting": {
+        "n": int, "told": ENTRY, "open": ENTRY, "pictures": ENTRY, "kinds": {"*": int}, "of_each": int,
+        "cheques": ENTRY | {"n": int}, "cheques_chosen_on": ENTRY | {"n": int}, "temperature": NUMBER,
+        "sure": {"*": ENTRY | {"n": int}}, "reliability": [[NUMBER]],
+    },
+    "cheques": {"n": int, "folds": int, "rows": {"*": ENTRY | {"told": int}}},
+}  # fmt: skip
 COMPARED = {
     "split": str, "data": {"fingerprint": str}, "design_effect": {"*": NUMBER},
     "systems": [{"experiment": str, "seed": int, "validation": NUMBER, "accuracy": NUMBER}],
@@ -84,7 +90,7 @@ def load_studies(results: str | Path, published: Sequence[Record]) -> Studies:
     studies, rows = {}, one_row_each(published)
     for study, about in STUDIES.items():
         wanted = BOTH | {"measured": MEASURED[study]} if study in MEASURED else CUT if study == "cut_digits" else RUN
-        names = [variant.name for variant in variants_of(study)] or [READER]
+        names = [variant.name for variant in variants_of(study)] or list(about.readers)
         found = _read_folder(Path(results, "studies", SOURCE, study), names, wanted)
         seeds = {name: [record for record in found if record["experiment"] == name] for name in names}
         if found and about.base in seeds:

@@ -12,14 +12,14 @@ import pandas as pd
 from digitsum.checkpoints import replacing
 from digitsum.errors import RecordError
 
-from ..studies import READER, variants_of
+from ..studies import variants_of
 from ..systems import SUPERVISION, SYSTEMS
 from . import cells
 from .cells import NOTHING, PEERS, REPORTED
 from .claims import judged
 from .records import REFERENCES, SOURCE, Record, Studies, load_all, rows_of
 
-PAGES = ("README.md", "docs/results.md", "docs/reader.md", "docs/performance.md")
+PAGES = ("README.md", "docs/results.md", "docs/reader.md", "docs/handwriting.md", "docs/performance.md")
 MARKER = re.compile(r"^<!-- /?table:(\S+) -->$", re.MULTILINE)
 PLACE = re.compile(r"^(<!-- table:(\S+) -->$).*?^(<!-- /table:\2 -->)$", re.MULTILINE | re.DOTALL)
 
@@ -38,17 +38,26 @@ def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | 
     """Return the rows of every table by its name."""
     rows = rows_of(records)
     short = [seeds for seeds in rows if "evaluate_limit" in seeds[0]["changed"]]
-    return {
-        "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - REFERENCES],
-        "results": [_result(seeds) for seeds in rows if seeds not in short],
-        "shortened": [_result(seeds) for seeds in short],
-        "strings": [_strings(seeds) for seeds in rows if seeds[0]["strings"] and seeds not in short],
-        "details": [_detail(seeds, split) for seeds in rows for split in cells.SPLITS if split in seeds[0]["metrics"]],
-        "runs": [_run(record) for seeds in rows for record in seeds],
-        "comparison": _comparison(comparison) if comparison else [],
-        "claims": judged(records),
-        "peers": _peers(rows),
-    } | {f"study-{study}": _study(study, found) if found else [] for study, found in studies.items()}
+    return (
+        {
+            "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - REFERENCES],
+            "results": [_result(seeds) for seeds in rows if seeds not in short],
+            "shortened": [_result(seeds) for seeds in short],
+            "strings": [_strings(seeds) for seeds in rows if seeds[0]["strings"] and seeds not in short],
+            "details": [
+                _detail(seeds, split) for seeds in rows for split in cells.SPLITS if split in seeds[0]["metrics"]
+            ],
+            "runs": [_run(record) for seeds in rows for record in seeds],
+            "comparison": _comparison(comparison) if comparison else [],
+            "claims": judged(records),
+            "peers": _peers(rows),
+        }
+        | {f"study-{study}": _study(study, found) if found else [] for study, found in studies.items()}
+        | {
+            "kinds": _kinds(studies["handwriting"]),
+            "confidence": _confidence(studies["handwriting"]),
+        }
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -178,8 +187,10 @@ def _peers(rows: Sequence[Sequence[Record]]) -> list[Row]:
 
 def _study(name: str, found: Mapping[str, Sequence[Record]]) -> list[Row]:
     """Make a row for each variant, and on cut digits for what others reach; or what a study has measured."""
+    if name == "handwriting":
+        return _handwriting(found)
     if name in MEASURED:
-        return MEASURED[name]([record["measured"] for record in found[READER]])
+        return MEASURED[name]([record["measured"] for record in next(iter(found.values()))])
     rows, cut = [], name == "cut_digits"
     for variant in (variant for variant in variants_of(name) if variant.name in found):
         seeds = found[variant.name]
@@ -205,6 +216,49 @@ def _counts(measured: Sequence[Record]) -> list[Row]:
         | {title: cells.summary(cells.column(measured, digits, *path), worst=True) for title, path in columns.items()}
         for digits, first in measured[0].items()
     ]
+
+
+def _handwriting(found: Mapping[str, Sequence[Record]]) -> list[Row]:
+    return [
+        {
+            "reader": f"`{name}`", "unseen strips, four digits told": cells.summary([measured["told"]]),
+            "unseen strips": cells.summary([measured["open"]]), "pictures": cells.summary([measured["pictures"]]),
+            "cheques": cells.summary([measured["cheques"]]),
+        } for name, (measured,) in _readers(found)
+    ]  # fmt: skip
+
+
+def _kinds(found: Mapping[str, Sequence[Record]]) -> list[Row]:
+    columns = {f"`{name}`": measured["kinds"] for name, (measured,) in _readers(found)}
+    kinds = next(iter(columns.values()), {})
+    return [
+        {"kind": kind.replace("_", " ")} | {name: str(each[kind]) for name, each in columns.items()} for kind in kinds
+    ]
+
+
+def _confidence(found: Mapping[str, Sequence[Record]]) -> list[Row]:
+    return [
+        {
+            "reader": f"`{name}`", "temperature": f"{measured['temperature']:.2f}", "at least": f"{float(least):.0%}",
+            "rows": f"{sure['n']:,}", "right": cells.summary([sure]),
+        } for name, (measured,) in _readers(found) for least, sure in measured["sure"].items()
+    ]  # fmt: skip
+
+
+def _readers(found: Mapping[str, Sequence[Record]]) -> list[tuple[str, list[Record]]]:
+    return [(name, [record["measured"] for record in records]) for name, records in found.items()]
+
+
+TOLD = {"sums": "sum and number of digits", "sums_alone": "sum", "strings": "all digits"}
+
+
+def _cheques(measured: Sequence[Record]) -> list[Row]:
+    return [
+        {
+            "amounts told": f"{row['told']}", "what of them": TOLD[name.rpartition("-")[0]],
+            f"read right of {measured[0]['n']:,}": cells.summary([row]),
+        } for name, row in measured[0]["rows"].items()
+    ]  # fmt: skip
 
 
 def _pseudo_labels(measured: Sequence[Record]) -> list[Row]:
@@ -251,5 +305,5 @@ def _calibration(measured: Sequence[Record]) -> list[Row]:
     return [{"figure": figure, title: value} for figure, value in figures.items()]
 
 
-MEASURED = {"counts": _counts, "tta": _tta, "pseudo_labels": _pseudo_labels}
+MEASURED = {"counts": _counts, "tta": _tta, "pseudo_labels": _pseudo_labels, "cheques": _cheques}
 MEASURED |= dict.fromkeys(("calibration", "ensemble"), _calibration)

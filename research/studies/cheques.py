@@ -197,7 +197,7 @@ def teach(
     (reader,) = readers
     cheques = read_cheques(root)
     folds = np.array_split(permutation(len(cheques.digits), data.seed), FOLDS)
-    measured: dict[str, Any] = {"n": len(cheques.digits), "folds": FOLDS}
+    rows: dict[str, Any] = {}
     for name in only:
         told, objective = TAUGHT[name]
         right = np.zeros(len(cheques.digits), bool)
@@ -205,8 +205,8 @@ def teach(
             others = np.concatenate([folds[(k + other) % FOLDS] for other in range(1, FOLDS)])
             taught = _taught(reader, objective, cheques[others[:told]], k)
             right[fold] = read(with_objective(taught, SumLikelihood()), cheques[fold]).right
-        measured[name] = {"told": told} | accuracy_ci(right)
-    return measured
+        rows[name] = {"told": told} | accuracy_ci(right)
+    return {"n": len(cheques.digits), "folds": FOLDS, "rows": rows}
 
 
 def _taught(reader: StripModel, objective: CountedLikelihood, rows: Rows, seed: int) -> StripModel:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -26,6 +27,7 @@ from .training import EVALUATION_BATCH, MARGIN, ink_ends, to_input
 CONFIDENCE = 0.95
 MIN_WIDTH = 28  # one glyph
 UNSURE = 0.5  # a less probable answer is called unsure
+TEMPERATURE = 1.0  # fits how sure answers are to handwriting from outside: docs/handwriting.md
 UNCERTAIN = 0.95  # TTA reads a strip again if the likeliest symbol of a column is less probable
 SHIFTS = (1, -1)  # pixels by which TTA moves a strip to the right
 STEP = 32  # strips are read at widths that are multiples of this, so that many have the same
@@ -142,7 +144,8 @@ def sight(model: StripModel, images: np.ndarray) -> np.ndarray:
 def answers(predicted: Predictions) -> list[dict[str, Any]]:
     """Describe each strip's answer: sum, and from a reader also digits, probability, whether unsure, and runner-up.
 
-    A strip in which a reader finds no digit has an "error" instead. Below UNSURE, an answer is a guess.
+    A strip in which a reader finds no digit has an "error" instead. Below UNSURE, an answer is a guess. Probabilities
+    are those at TEMPERATURE.
     """
     rows: list[dict[str, Any]] = []
     for k, total in enumerate(predicted.sums.tolist()):
@@ -153,7 +156,7 @@ def answers(predicted: Predictions) -> list[dict[str, Any]]:
         if not reading.digits:
             rows.append({"error": f"strip {k} shows no digits"})
             continue
-        likely = float(np.exp(predicted.log_p[k, order[-1]]))
+        likely = float(softmax(predicted.log_p[k] / TEMPERATURE).max())
         rows.append({
             "sum": total, "digits": "".join(map(str, reading.digits)), "probability": round(likely, 4),
             "unsure": likely < UNSURE, "runner-up": int(order[-2]),
