@@ -229,7 +229,7 @@ def _handwriting(found: Mapping[str, Sequence[Record]]) -> list[Row]:
 
 
 def _kinds(found: Mapping[str, Sequence[Record]]) -> list[Row]:
-    columns = {f"`{name}`": measured["kinds"] for name, (measured,) in _readers(found)}
+    columns: dict[str, dict[str, int]] = {f"`{name}`": measured["kinds"] for name, (measured,) in _readers(found)}
     kinds = next(iter(columns.values()), {})
     return [
         {"kind": kind.replace("_", " ")} | {name: str(each[kind]) for name, each in columns.items()} for kind in kinds

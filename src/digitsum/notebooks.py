@@ -23,7 +23,7 @@ def main() -> int:
     """Execute a notebook in its folder and write it without progress bars, also if it stops; return the exit status."""
     source, target = map(Path, sys.argv[1:])
     notebook, fault = nbformat.read(source, as_version=4), ""
-    options = {"timeout": None, "record_timing": False, "store_widget_state": False}
+    options: Any = {"timeout": None, "record_timing": False, "store_widget_state": False}
     resources = {"metadata": {"path": str(source.parent)}}
     try:
         LiveClient(notebook, resources=resources, extra_arguments=["--log-level=40"], **options).execute()
