@@ -22,7 +22,7 @@ from digitsum.checkpoints import best_checkpoint, load_checkpoint, load_state, r
 from digitsum.errors import CheckpointError, DigitsumError, RecordError
 from digitsum.models import MODELS, StripModel
 from digitsum.objectives import OBJECTIVES
-from digitsum.runs import LARGEST_RECORD, read_record
+from digitsum.runs import LARGEST_RECORD, locked, read_record
 
 NAN, INF = float("nan"), float("inf")
 ENTRY = {"value": 0.5, "low": 0.25, "high": 0.75}
@@ -290,3 +290,24 @@ def test_a_file_is_never_seen_half_written_and_can_be_read_by_others(path, model
     other = tmp_path / "other"
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_the_next_run_of_the_same_name_sweeps_what_a_killed_one_left(tmp_path):
+    weights, record = tmp_path / "m" / "a[1]-seed1.safetensors", tmp_path / "r" / "a[1]-seed1.json"
+    kept = [tmp_path / "m" / name for name in (".a[1]-seed10.resume.pt.0a.tmp", ".a1-seed1.safetensors.0a.tmp")]
+    stale = [weights.with_name(".a[1]-seed1.resume.pt.0a.tmp"), record.with_name(".a[1]-seed1.json.0a.tmp")]
+    for file in kept + stale:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    with locked(weights, record):
+        assert not any(file.exists() for file in stale)
+    assert all(file.exists() for file in kept)
+
+
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.secrets, "token_hex", lambda size: "0a")  # as if somebody had guessed it
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".a.json.0a.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="cannot be written"):
+        checkpoints.write_json({}, tmp_path / "a.json")
+    assert (tmp_path / "precious").read_text() == "kept"

@@ -99,12 +99,23 @@ def test_course_splits_are_disjoint_and_cover_all_pairs(sizes, seed):
     assert all((strips.sums == numbers(strips) % 37).all() for strips in data.splits.values())
 
 
-def test_memory_order_and_kind_of_integers_decide_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("images", "sums"),
+    [
+        (np.asfortranarray, lambda sums: sums.astype("int8")),
+        (lambda images: images[:, None], lambda sums: sums.astype(">i4")),
+        (lambda images: images[..., None].astype("<i8"), lambda sums: sums.astype("uint64")[:, None]),
+        (lambda images: (images / 255).astype("f4"), lambda sums: sums.astype("<i8")),
+    ],
+)
+def test_other_forms_of_the_same_course_files_give_the_same_strips(images, sums, tmp_path):
     write_pair(tmp_path, n=30)
+    np.save(tmp_path / "images.npy", np.zeros(3))
     before = load_data("course", tmp_path)
+    assert "images.npy" in before.reason, "what is passed over is named"
     assert numbers(before.val).tolist() == [12, 16, 5], "the same on every platform"
-    np.save(tmp_path / "data0.npy", np.asfortranarray(np.load(tmp_path / "data0.npy")))
-    np.save(tmp_path / "lab0.npy", np.load(tmp_path / "lab0.npy").astype(">i4"))
+    for name, change in (("data0.npy", images), ("lab0.npy", sums)):
+        np.save(tmp_path / name, change(np.load(tmp_path / name)))
     data = load_data("course", tmp_path)
     assert data.fingerprint == before.fingerprint
     assert data.train.sums.dtype == np.int64 and data.train.sums.dtype.isnative and data.train.images.dtype == np.uint8
@@ -165,10 +176,10 @@ FAULTS = {
     "archive": ("data0.npy", lambda p: np.savez(p.open("wb"), INKED), "cannot be used"),
     "folder": ("lab0.npy", lambda p: (p.unlink(), p.mkdir()), "cannot be used"),
     "narrow images": ("data0.npy", saved(INKED[:, :, :160]), "160.* 168"),
-    "floats": ("data0.npy", saved(INKED / 255), "float64"),
+    "negative values": ("data0.npy", saved(INKED - 1.0), r"-1\.0"),
     "all black": ("data0.npy", saved(0 * INKED), "black"),
-    "binary": ("data0.npy", saved(INKED // 255), "binary"),
-    "black on white": ("data0.npy", saved(255 - INKED), "inverted"),
+    "binary": ("data0.npy", saved(INKED // 255), "0 and 1.*multiply"),
+    "black on white": ("data0.npy", saved(255 - INKED), "background"),
     "the same images": ("data1.npy", lambda p: shutil.copy(p.with_name("data0.npy"), p), "same images.*data0.npy"),
     "float sums": ("lab0.npy", saved(np.zeros(20)), "float64"),
     "fewer sums": ("lab0.npy", saved(np.zeros(19, int)), r"19.* 20"),

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -138,10 +139,11 @@ def load_state(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to beside `path`; rename it to `path` if the block ends well, else remove the file."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one that a killed process left is written over
+    """Yield a new, empty file beside `path`; rename it to `path` if the block ends well, else remove it."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # follows no link
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

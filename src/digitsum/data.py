@@ -1,6 +1,7 @@
 """The sources of strips behind one call: the course's files, MNIST, or scikit-learn's bundled digits."""
 
 import hashlib
+import re
 import socket
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -83,7 +84,7 @@ def _first_available(root: Path) -> tuple[str, str]:
     """Return the first source that can be had, and why it is that one."""
     if _course_pairs(root):
         return "course", ""
-    why = f"no data<k>.npy in {root}"
+    why = f"no data<k>.npy in {root}{_passed_over(root)}"
     try:
         _download(root)
     except DataError as error:
@@ -99,7 +100,8 @@ def _split(source: str, strips: Strips, unseen: Strips | None, reason: str, seed
 
 def _course_pairs(root: Path) -> list[tuple[Path, Path]]:
     """Return the paths (data<k>.npy, lab<k>.npy) for each k of which either file is there."""
-    numbers = {path.stem.removeprefix(kind) for kind in ("data", "lab") for path in root.glob(f"{kind}[0-9]*.npy")}
+    matches = (re.fullmatch(r"(?:data|lab)([0-9]*)\.npy", path.name) for path in root.glob("*.npy"))
+    numbers = {match[1] for match in matches if match}
     return [(root / f"data{k}.npy", root / f"lab{k}.npy") for k in sorted(numbers, key=lambda k: (len(k), k))]
 
 
@@ -118,26 +120,53 @@ def _course(root: Path, seed: int) -> Data:
     if len(strips) < 10:
         raise DataError(f"{root} holds {len(strips)} strips. At least 10 are needed to split them 80/10/10.")
     names = ", ".join(path.name for path, _ in pairs)
-    return _split("course", strips[permutation(len(strips), seed)], None, f"source: course ({names} in {root})", seed)
+    return _split(
+        "course",
+        strips[permutation(len(strips), seed)],
+        None,
+        f"source: course ({names} in {root}{_passed_over(root)})",
+        seed,
+    )
+
+
+def _passed_over(root: Path) -> str:
+    """Name the .npy files of a folder that are no data<k>.npy or lab<k>.npy."""
+    known = {path for pair in _course_pairs(root) for path in pair}
+    others = sorted(path.name for path in root.glob("*.npy") if path not in known)
+    return f"; not used: {', '.join(others)}, whose names are not data<k>.npy or lab<k>.npy" if others else ""
 
 
 def open_strips(path: Path, width: int | None = None) -> np.ndarray:
-    """Read strips (N, 40, W) uint8, black 0 to ink 255, from an .npy file. Raises `DataError` for anything else."""
+    """Read strips from an .npy file as (N, 40, W) uint8, black 0 to ink 255. Raises `DataError` for anything else.
+
+    It may hold (40, W), (N, 40, W), (N, 1, 40, W) or (N, 40, W, 1), as integers 0..255 or floats 0..1 or 0..255.
+    """
     with refusing(path, f"Save (N, {HEIGHT}, {width or 'W'}) uint8, white digits, up to 255, on black, 0.", DataError):
         images = _open_npy(path)
-        shaped = images.ndim == 3 and images.shape[1:] == (HEIGHT, width or images.shape[2])
-        if not shaped or images.dtype != np.uint8:
-            raise ValueError(f"{images.dtype} {images.shape}")
-        if images.max() <= 1 or np.median(images[:100]) > 127:
-            raise ValueError("all black, binary or inverted")
-    return images
+        if images.ndim == 4 and 1 in (images.shape[1], images.shape[3]):
+            images = images.squeeze(1 if images.shape[1] == 1 else 3)
+        images = images[None] if images.ndim == 2 else images
+        if images.ndim != 3 or images.shape[1:] != (HEIGHT, width or images.shape[2]):
+            raise ValueError(f"its shape is {images.shape}")
+        low, high = images.min(), images.max()
+        full = 1 if images.dtype.kind == "f" and high <= 1 else 255
+        for fault, found in {
+            f"it holds {low}..{high}": images.dtype.kind not in "buif" or not 0 <= low <= high <= 255,  # or NaN
+            "it is all black": high == 0,
+            "it holds only 0 and 1: multiply it by 255": high == 1 != full,
+            "its background is light: save 255 - images": np.median(images[:100]) > full / 2,
+        }.items():
+            if found:
+                raise ValueError(fault)
+        return images if images.dtype == np.uint8 else np.rint(images * (255 / full)).astype(np.uint8)
 
 
 def _open_sums(path: Path, n: int) -> np.ndarray:
     with refusing(path, f"Save one sum from 0 to {MAX_SUM} for each of the {n} images, as integers.", DataError):
         sums = _open_npy(path)
-        if sums.dtype.kind not in "iu" or sums.shape != (n,):
+        if sums.dtype.kind not in "iu" or sums.shape not in ((n,), (n, 1)):
             raise ValueError(f"{sums.dtype} {sums.shape}")
+        sums = sums.reshape(-1)
         if (wrong := np.flatnonzero((sums < 0) | (sums > MAX_SUM))).size:
             raise ValueError(f"{sums[wrong[0]]} in row {wrong[0]}")
     return sums.astype(np.int64)

@@ -1,5 +1,6 @@
 """One experiment from start to finish: train, save the weights, evaluate, write the record."""
 
+import glob
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,9 +157,10 @@ def _of_this_run(path: Path, read: Callable[[Path], Any], experiment: Experiment
 
 @contextmanager
 def locked(*paths: Path) -> Iterator[None]:
-    """Keep these files to this process by a lock beside each. Of torchrun's processes the first stands for all.
+    """Keep these files to this process by a lock beside each, and remove what killed processes left of them.
 
-    Raises `OSError` if a folder cannot be written, `TrainingError` if another process has the files.
+    Of torchrun's processes the first stands for all. Raises `OSError` if a folder cannot be written, `TrainingError` if
+    another process has the files.
     """
     with ExitStack() as stack:
         for path in paths if rank() == 0 else ():
@@ -169,6 +171,8 @@ def locked(*paths: Path) -> Iterator[None]:
                 raise TrainingError(
                     f"Another process is training {path.stem}. Wait until it ends, or end it."
                 ) from error
+            for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
+                left.unlink(missing_ok=True)
         yield
 
 
