@@ -219,13 +219,14 @@ def _counts(measured: Sequence[Record]) -> list[Row]:
 
 
 def _handwriting(found: Mapping[str, Sequence[Record]]) -> list[Row]:
+    rows = {
+        "unseen strips, four digits told": "told", "unseen strips, number of digits not told": "open",
+        "pictures of 24 kinds, not told": "pictures", "amounts of real cheques, not told": "cheques",
+    }  # fmt: skip
     return [
-        {
-            "reader": f"`{name}`", "unseen strips, four digits told": cells.summary([measured["told"]]),
-            "unseen strips": cells.summary([measured["open"]]), "pictures": cells.summary([measured["pictures"]]),
-            "cheques": cells.summary([measured["cheques"]]),
-        } for name, (measured,) in _readers(found)
-    ]  # fmt: skip
+        {"right": what} | {f"`{name}`": cells.summary([measured[key]]) for name, (measured,) in _readers(found)}
+        for what, key in rows.items()
+    ]
 
 
 def _kinds(found: Mapping[str, Sequence[Record]]) -> list[Row]:

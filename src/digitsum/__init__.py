@@ -3,8 +3,11 @@
 Names are imported at their first use, so that `import digitsum` and `--help` start at once.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch starts: waiting threads leave the processor to others
 
 _NAMES = {
     "checkpoints": ["load_checkpoint"],
