@@ -30,7 +30,7 @@ class Planned:
 
 def seeds_of(name: str) -> tuple[int, ...]:
     """Return the seeds of an experiment: one if it depends on none, or if it starts from published weights."""
-    if name in ("most_common", "ocr") or EXPERIMENTS[name].weights:
+    if name in ("most_common", "ocr", "reader_handwriting") or EXPERIMENTS[name].weights:
         return (0,)
     if name.startswith("baseline_cnn-"):
         return (0, 10, 42)  # as report C has them
