@@ -220,7 +220,7 @@ def _counts(measured: Sequence[Record]) -> list[Row]:
 
 def _handwriting(found: Mapping[str, Sequence[Record]]) -> list[Row]:
     rows = {
-        "unseen strips, four digits told": "told", "unseen strips, number of digits not told": "open",
+        "unseen strips, number of digits not told": "open",
         "pictures of 24 kinds, not told": "pictures", "amounts of real cheques, not told": "cheques",
     }  # fmt: skip
     return [
