@@ -7,7 +7,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch starts: waiting threads leave the processor to others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch starts; others may then use the processor
 
 _NAMES = {
     "checkpoints": ["load_checkpoint"],
