@@ -113,7 +113,7 @@ def evaluate(
 
 def predict(
     images: Positional[tuple[Path, ...]],
-    checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader.safetensors"),
+    checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader_handwriting.safetensors"),
     digits: Annotated[str, arg(help="how many digits a row has: 4, 1-8 or any")] = "any",
     csv: Annotated[Path | None, arg(help="also write a table to this file")] = None,
     json: Annotated[Path | None, arg(help="also write the answers to this file")] = None,
@@ -166,7 +166,7 @@ def predict(
 
 
 def draw(
-    checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader.safetensors"),
+    checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader_handwriting.safetensors"),
     port: Annotated[int, arg(help="of 127.0.0.1; 0: any that is free")] = 8000,
     open: Annotated[bool, arg(help="also open the page in the browser")] = False,
     device: Device = "auto",

@@ -27,7 +27,7 @@ from .training import EVALUATION_BATCH, MARGIN, ink_ends, to_input
 CONFIDENCE = 0.95
 MIN_WIDTH = 28  # one glyph
 UNSURE = 0.5  # a less probable answer is called unsure
-TEMPERATURE = 1.0  # fits how sure answers are to handwriting from outside: docs/handwriting.md
+TEMPERATURE = 2.6  # fits how sure answers are to handwriting from outside: docs/handwriting.md
 UNCERTAIN = 0.95  # TTA reads a strip again if the likeliest symbol of a column is less probable
 SHIFTS = (1, -1)  # pixels by which TTA moves a strip to the right
 STEP = 32  # strips are read at widths that are multiples of this, so that many have the same

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from PIL import Image
 
 from digitsum.data import Data, digit_glyphs
 from digitsum.errors import DataError
+from digitsum.evaluation import TEMPERATURE
 from digitsum.likelihood import sum_log_likelihood
 from digitsum.objectives import SumLikelihood
+from digitsum.runs import load_json
 from digitsum.training import build
 from research.studies import cheques
 from research.studies.pictures import KINDS, pictures, write
@@ -133,3 +136,8 @@ def test_a_reader_is_taught_by_sums_and_by_strings(reader, amounts: Path, monkey
         taught = cheques._taught(reader, objective, rows, 0)
         assert not torch.equal(taught.symbols.weight, reader.symbols.weight)
         assert isinstance(reader.objective, SumLikelihood) and taught.objective == objective
+
+
+def test_answers_are_as_sure_as_was_measured():
+    record = load_json(REPOSITORY / "results/studies/mnist/handwriting/reader_handwriting-seed0.json")
+    assert pytest.approx(record["measured"]["temperature"], abs=0.01) == TEMPERATURE

@@ -169,7 +169,7 @@ def test_every_measurement_runs_once_on_trained_readers(study, tiny, tmp_path, m
     for seed in (0, 1):
         run_experiment(EXPERIMENTS[READER], tiny, seed=seed, device="cpu", progress=False, **folders)
     readers = [tmp_path / "models" / "digits" / f"{READER}-seed{seed}.safetensors" for seed in (0, 1)]
-    made = {name: study(name) for name in STUDIES if STUDIES[name].measure}
+    made = {name: study(name) for name in STUDIES if STUDIES[name].measure and STUDIES[name].readers == (READER,)}
     digests = [read_metadata(file)["digest"] for file in readers]
     assert {name: len(rows) for name, rows in made.items()} == dict.fromkeys(made, 2) | {"ensemble": 1}
     assert [record["weights"] for _, record in made["tta"]] == digests
