@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -53,19 +52,18 @@ def sum_probabilities(probabilities: np.ndarray, truth: np.ndarray) -> Figure:
 
 
 @mpl.rc_context(plots.STYLE)
-def reliability(measured: Mapping[str, Any]) -> Figure:
-    """Draw how often sums are right over the reader's confidence, as it is and with a temperature.
+def reliability(diagrams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Draw how often sums are right over a reader's confidence, one panel per title, from rows of `reliability`.
 
     A point's size tells how many strips its bin holds. On the dashed line, confidence equals accuracy.
     """
-    figure, grid = plots.panels(2)
-    for axes, words, way in zip(grid, ("as it is", "with one temperature"), ("plain", "tempered"), strict=True):
-        confidence, accuracy, strips = np.transpose(measured[way]["reliability"])
+    figure, grid = plots.panels(len(diagrams))
+    for axes, (title, rows) in zip(grid, diagrams.items(), strict=True):
+        confidence, accuracy, strips = np.transpose(rows)
         axes.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
         axes.plot(confidence, accuracy, color=plots.PURPLE, linewidth=1)
         axes.scatter(confidence, accuracy, 8 + 150 * strips / strips.sum(), color=plots.PURPLE, zorder=3)
-        error = measured[way]["expected_calibration_error"]
-        axes.set(title=f"{words}\nexpected calibration error {error:.2%}", aspect="equal")
+        axes.set(title=title, aspect="equal")
         axes.set(xlabel="probability of the sum", ylabel="right sums", xlim=(0, 1.03), ylim=(0, 1.03))
         _percent(axes)
     return plots.done(figure)

@@ -20,6 +20,7 @@ from . import cells, charts
 from .records import Entry, Record, Studies, best_seed, load_all, one_row_each, read_json
 from .tables import MEASURED, tables_of
 
+WAYS = {"plain": "as it is", "tempered": "with one temperature"}
 SHOWN = ("ablations", "sums", "counts", "cut_digits", "tta", "calibration", "ensemble", "pseudo_labels")
 MARKERS = {"o": "●○", "s": "■□", "D": "◆◇", "^": "▲△", "v": "▼▽"}  # of plots, filled and hollow
 MEASURES = {"accuracy": "", "floor": " floor", "ceiling": " ceiling", "mse": " MSE", "mae": " MAE"}
@@ -79,8 +80,13 @@ def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> No
     charts.save(plots.curves(drawn), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
     best = best_seed(rows[READER])["seed"]
     for measured in (each["measured"] for each in studies["calibration"][READER] if each["seed"] == best):
-        charts.save(charts.reliability(measured), folder / "reliability.pdf", 7.5, 3.6)
+        errors = {way: f"calibration error {measured[way]['expected_calibration_error']:.2%}" for way in WAYS}
+        diagrams = {f"{words}\n{errors[way]}": measured[way]["reliability"] for way, words in WAYS.items()}
+        charts.save(charts.reliability(diagrams), folder / "reliability.pdf", 7.5, 3.6)
         charts.save(charts.coverage(measured["coverage"]), folder / "coverage.pdf", 5, 2.5)
+    outside = {name: record["measured"] for name, (record,) in studies["handwriting"].items()}
+    diagrams = {f"{name}\ntemperature {each['temperature']:.2f}": each["reliability"] for name, each in outside.items()}
+    charts.save(charts.reliability(diagrams), folder / "handwriting.pdf", 7.5, 3.6)
 
 
 # What report.typ reads: records as they are, and what Python can say of them better than Typst
