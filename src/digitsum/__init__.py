@@ -10,7 +10,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch starts; others may then use the processor
 
 _NAMES = {
-    "checkpoints": ["load_checkpoint"],
+    "checkpoints": ["best_checkpoint", "load_checkpoint"],
     "data": ["load_data"],
     "evaluation": ["metrics", "predict", "predictions"],
     "experiments": ["EXPERIMENTS", "shorten"],

@@ -29,8 +29,10 @@ def main() -> int:
         LiveClient(notebook, resources=resources, extra_arguments=["--log-level=40"], **options).execute()
     except KeyboardInterrupt:
         fault = "stopped. Whole epochs are kept in models/; the same command goes on from there."
-    except (CellExecutionError, DeadKernelError) as error:
-        fault = f"{str(error).splitlines()[-1] or error}. {target} shows where."
+    except CellExecutionError as error:
+        fault = f"{error.ename}: {error.evalue}. {target} shows where."
+    except DeadKernelError as error:
+        fault = f"{error}. It may have run out of memory."
     notebook.metadata.pop("language_info", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
