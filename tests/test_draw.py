@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from importlib.util import find_spec
 
@@ -129,7 +130,10 @@ def test_weights_of_another_model_are_named(reader: StripModel) -> None:
 
 def test_the_command_tells_its_address_and_ends_with_ctrl_c(monkeypatch, capsys) -> None:
     command = [sys.executable, "-m", "digitsum", "draw", "--port", "0"]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True) as running:
+    options = {"cwd": REPOSITORY, "env": ENVIRONMENT, "stdout": -1, "stderr": -1, "text": True}
+    # A process in the background ignores Ctrl-C, and so would its child.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **options) as running:
         port = int(re.search(r"http://127.0.0.1:(\d+)/", running.stdout.readline())[1])
         assert request(port, "GET").status == 200
         monkeypatch.chdir(REPOSITORY)
