@@ -75,8 +75,9 @@ def test_means_have_about_the_interval_of_the_normal_law_and_the_same_every_time
     assert mean_ci(values[:1]) == dict.fromkeys(("value", "low", "high"), values[0])
 
 
-def test_answers_say_digits_probability_and_runner_up():
-    log_p = np.log([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4], [1.0, 1e-9, 1e-9]])
+def test_answers_say_digits_probability_and_runner_up(monkeypatch):
+    monkeypatch.setattr("digitsum.evaluation.TEMPERATURE", 2.0)
+    log_p = 2 * np.log([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4], [1.0, 1e-9, 1e-9]])
     readings = [Reading([0, 1], [3, 9], 0.6), Reading([2], [4], 0.4), Reading([], [], 1.0)]
     sure, unsure, nothing = answers(Predictions(np.array([1.0, 2.0, 0.0]), np.array([1, 2, 0]), readings, log_p))
     assert sure == {"sum": 1, "digits": "01", "probability": 0.7, "unsure": False, "runner-up": 2}

@@ -160,7 +160,7 @@ def test_a_model_starts_from_its_published_weights(name, published, part, head, 
 def test_a_run_leaves_weights_and_a_record(name, tiny, tmp_path, places):
     need(name)
     record = run_system(shorten(EXPERIMENTS[name], "smoke"), tiny, device="cpu", **places)
-    paths = [f"m/small/{name}-seed0.safetensors", f"r/small/{name}-seed0.json"]
+    paths = [f"m/digits/{name}-seed0.safetensors", f"r/digits/{name}-seed0.json"]
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("[!.]*") if path.is_file()) == paths
     assert json.loads((tmp_path / paths[1]).read_text()) == json.loads(json.dumps(record))
     model = load_checkpoint(tmp_path / paths[0])

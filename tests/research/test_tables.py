@@ -240,7 +240,7 @@ def test_wrong_markers_leave_all_pages_alone(text, fault, tmp_path):
         (lambda run: "", "holds no record"),
         (lambda run: json.dumps(run)[:-100], "holds no record"),
         (lambda run: "[1, 2]", "lacks everything"),
-        (lambda run: run["seconds"].update(train=float("nan")), "NaN is not finite"),
+        (lambda run: run["seconds"].update(train=float("nan")), "float values are not JSON"),
         (lambda run: run["metrics"].pop("unseen") and None, "lacks metrics.unseen,"),
         (lambda run: run["metrics"]["unseen"]["mae"].update(low="0.1"), "lacks metrics.unseen.mae.low"),
         (lambda run: run.update(seed=True), "lacks seed"),
