@@ -39,13 +39,14 @@ def shortened(
     place = pick_device(device)
     key = {"minutes": minutes, "data": data.fingerprint, "hardware": provenance(place)["hardware"]}
     chosen = _chosen(path, key)
-    unit = 60 * minutes / sum(SHARES.get(each.model, REST) for each in experiments)
+    total = sum(SHARES.get(each.model, REST) for each in experiments)  # what ResNet-50 does not take goes to the others
     costs: dict[str, float] = {}  # seconds per strip, by model
-    for each in experiments:
+    for each in sorted(experiments, key=lambda each: each.model != "resnet50"):
+        share = SHARES.get(each.model, REST)
         if each.name not in chosen:
             costs[each.model] = costs.get(each.model) or _seconds_per_strip(each, data, place)
-            strips = SHARES.get(each.model, REST) * unit / costs[each.model]
-            chosen[each.name] = _settings(each, data, strips)
+            chosen[each.name] = _settings(each, data, 60 * minutes * share / total / costs[each.model])
+        total -= share * (chosen[each.name] is None)
     if path and costs and rank() == 0:
         write_json(key | {"chosen": chosen}, path)
     return [replace(each, **settings) for each in experiments if (settings := chosen[each.name])]
@@ -63,13 +64,17 @@ def _chosen(path: Path | None, key: dict[str, Any]) -> dict[str, Any]:
 def _settings(experiment: Experiment, data: Data, strips: float) -> dict[str, Any] | None:
     """Return settings that cost as much as training on so many strips; None leaves the experiment out."""
     strips -= len(data.splits) * MEASURED / 3
-    limit = min(max(int(strips / 3) // 1000 * 1000, FEWEST), MOST, len(data.train))  # three epochs, no single long one
-    epochs = min(int(strips / (limit + len(data.val) / 3)), experiment.epochs)
-    if epochs < 1 and experiment.model == "resnet50":
+    most, val = min(MOST, len(data.train)), len(data.val) / 3
+    if strips < FEWEST + val and experiment.model == "resnet50":
         return None
+    epochs = min(max(int(strips / (FEWEST + val)), 1), 3, experiment.epochs)  # three epochs, no single long one
+    limit = max(int(strips / epochs - val) // 100 * 100, FEWEST)
+    if limit > most:
+        limit, epochs = most, min(int(strips / (most + val)), experiment.epochs)
     # An untrained reader gets going sooner on untrimmed strips, as more blank columns teach it to say "blank".
     return {
-        "epochs": max(epochs, 1), "train_limit": limit, "evaluate_limit": MEASURED, "weights": None, "trim": False,
+        "epochs": max(epochs, 1), "train_limit": min(limit, most), "evaluate_limit": MEASURED, "weights": None,
+        "trim": False,
     }  # fmt: skip
 
 
