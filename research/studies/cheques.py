@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from digitsum.evaluation import UNSURE, predictions
 from digitsum.images import read_image
 from digitsum.likelihood import _odds, _placed, sum_log_likelihood
 from digitsum.models import StripModel
-from digitsum.objectives import SumLikelihood
 from digitsum.training import train
 
 from ..systems import SYSTEMS
@@ -47,6 +47,7 @@ class Rows:
         return Rows(self.images[rows], np.array(self.digits)[rows].tolist())
 
 
+@functools.cache  # several readers are measured on the same
 def read_pictures(data: Data, root: str | Path, numbers: range) -> dict[str, Rows]:
     """Draw pictures of each kind of unseen digits, and find their rows as `predict` does."""
     _, unseen = source_glyphs(data.source, root, data.seed)
@@ -59,6 +60,7 @@ def read_pictures(data: Data, root: str | Path, numbers: range) -> dict[str, Row
     return {kind: _rows(each) for kind, each in found.items()}
 
 
+@functools.cache
 def read_cheques(root: str | Path) -> Rows:
     """Find the rows of all cheque amounts. Raises `DataError` if they are not in `root`/cheques."""
     table = Path(root, "cheques", "amounts.csv")
@@ -201,8 +203,7 @@ def teach(
         right = np.zeros(len(cheques.digits), bool)
         for k, fold in enumerate(folds):
             others = np.concatenate([folds[(k + other) % FOLDS] for other in range(1, FOLDS)])
-            taught = _taught(reader, objective, cheques[others[:told]], k)
-            right[fold] = read(with_objective(taught, SumLikelihood()), cheques[fold]).right
+            right[fold] = read(_taught(reader, objective, cheques[others[:told]], k), cheques[fold]).right
         rows[name] = {"told": told} | accuracy_ci(right)
     return {"n": len(cheques.digits), "folds": FOLDS, "rows": rows}
 

@@ -20,7 +20,7 @@ from digitsum.objectives import OBJECTIVES
 from digitsum.runs import run_experiment
 from digitsum.training import Run, build, train
 
-from .handwriting import CountedLikelihood, train_reader
+from .handwriting import ROWS, CountedLikelihood, train_reader
 from .networks import DigitCNN, MostCommon, VGG16Frozen, ViT, side_by_side, single
 from .outside import PACKAGES, Boxes, Tesseract, Text, Yolo, boxed, require
 
@@ -80,7 +80,7 @@ SUPERVISION = {  # what an experiment learns from, if not from sums
     "oracle-digit_labels": "digit labels and positions",
     "yolo-boxes_digit_labels": "digit labels and boxes",
     "ocr": "nothing",
-    "reader_handwriting": "sums of 48,000 written rows and",
+    "reader_handwriting": f"sums of {ROWS:,} written rows and",
 }
 _PREPARE = {"oracle-digit_labels": side_by_side, "yolo-boxes_digit_labels": boxed}
 
