@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 import digitsum.data
-import digitsum.models.pretrained
 import digitsum.training
 from digitsum.checkpoints import save_checkpoint
 from digitsum.compose import Strips
 from digitsum.data import Data, load_data
-from digitsum.errors import WeightsError
 from digitsum.experiments import EXPERIMENTS, Experiment
 from digitsum.models import StripModel
 from digitsum.objectives import OBJECTIVES
@@ -66,18 +64,8 @@ def small_sources(monkeypatch) -> None:
 
 
 @pytest.fixture
-def no_weights(monkeypatch) -> None:
-    """No published weights can be had."""
-
-    def download(kind, name):
-        raise WeightsError(f"{name} could not be downloaded")
-
-    monkeypatch.setattr(digitsum.models.pretrained, "published_state", download)
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch, small_sources, no_weights) -> Path:
-    """An empty folder as the current one, small sources of data, and no published weights."""
+def workplace(tmp_path: Path, monkeypatch, small_sources) -> Path:
+    """An empty folder as the current one, and small sources of data."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -102,8 +102,6 @@ def test_predict_reads_a_folder_of_any_widths_and_writes_tables(name, weights, c
         (["predict"], ["image"]),
         (["train", NAME, *SMOKE, "--epochs", "0"], ["epochs"]),
         (["train", "cnn_attention-regression", *SMOKE, "--batch-size", "1"], ["batch"]),
-        (["train", "resnet50-regression", *SMOKE, "--weights", "IMAGENET1K_V1"], ["IMAGENET1K_V1"]),
-        (["train", NAME, *SMOKE, "--weights", "IMAGENET1K_V1"], ["--weights", "ResNet-50"]),
         (["train", NAME, *SMOKE, "--models", "text.png"], ["text.png"]),
         (["train", NAME, *SMOKE, "--device", "toaster"], ["toaster"]),
         (["evaluate", "nowhere.safetensors", "--source", "digits"], ["nowhere.safetensors", "digitsum train"]),

@@ -22,7 +22,6 @@ def images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CORE)
-@pytest.mark.usefixtures("no_weights")
 def test_outputs_gradients_and_checkpoints(name, images, tmp_path):
     """Loading a checkpoint asks for no published weights and gives identical outputs."""
     experiment = replace(EXPERIMENTS[name], weights=None)

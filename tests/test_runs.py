@@ -9,7 +9,7 @@ from conftest import Told, interrupt, save
 
 from digitsum import provenance, training
 from digitsum.checkpoints import best_checkpoint, load_checkpoint, read_metadata
-from digitsum.errors import CheckpointError, RecordError, TrainingError, WeightsError
+from digitsum.errors import CheckpointError, RecordError, TrainingError
 from digitsum.evaluation import evaluate, unpack
 from digitsum.experiments import EXPERIMENTS, shorten
 from digitsum.provenance import commit
@@ -17,7 +17,6 @@ from digitsum.runs import (
     find_weights,
     locked,
     metrics_table,
-    or_random_start,
     read_record,
     results_table,
     run_experiment,
@@ -128,16 +127,6 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(place, smoke, 
     monkeypatch.setattr(training, "train_epoch", None)
     with pytest.raises(OSError, match=place):
         smoke()
-
-
-@pytest.mark.usefixtures("no_weights")
-def test_a_random_start_is_asked_for_and_said(smoke, tmp_path):
-    experiment = EXPERIMENTS["resnet50-regression"]
-    with pytest.raises(WeightsError, match="IMAGENET1K_V1"):
-        smoke(experiment)
-    assert not files(tmp_path)
-    assert or_random_start(experiment) == replace(experiment, weights=None)
-    assert or_random_start(SMOKE) == SMOKE
 
 
 def test_weights_are_found_of_the_best_seed_and_the_first_folder_that_has_any(tmp_path, tiny):

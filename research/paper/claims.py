@@ -121,7 +121,8 @@ def _each(names: Sequence[str], verdict: Callable[[Record], Verdict]) -> Judge:
 
 
 ATTENTION, DROPOUT = "cnn_attention-regression", "cnn2_dropout-regression"
-REGRESSOR, CLASSIFIER, RESNET = "baseline_cnn-regression", "baseline_cnn-classification", "resnet50-classification"
+REGRESSOR, CLASSIFIER = "baseline_cnn-regression", "baseline_cnn-classification"
+RESNET = "resnet50_imagenet-classification"
 SCRATCH = [n for n, e in EXPERIMENTS.items() if not (e.weights or e.report == "this repository" or n in SUPERVISION)]
 CLAIMS: tuple[tuple[str, str, Judge], ...] = (  # claim, report (–: our question), judge
     ("Regression beats classification on every seed: validation, last epochs", "C",

@@ -24,6 +24,7 @@ MARKER = re.compile(r"^<!-- /?table:(\S+) -->$", re.MULTILINE)
 PLACE = re.compile(r"^(<!-- table:(\S+) -->$).*?^(<!-- /table:\2 -->)$", re.MULTILINE | re.DOTALL)
 
 Row = dict[str, str]  # cells by the names of their columns
+IN_README = {*REFERENCES, "resnet50_imagenet-classification", "resnet50_imagenet-regression"}  # beside the core
 
 
 def published_tables(results: str | Path = "results") -> dict[str, str]:
@@ -40,7 +41,7 @@ def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | 
     short = [seeds for seeds in rows if "evaluate_limit" in seeds[0]["changed"]]
     return (
         {
-            "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - REFERENCES],
+            "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - IN_README],
             "results": [_result(seeds) for seeds in rows if seeds not in short],
             "shortened": [_result(seeds) for seeds in short],
             "strings": [_strings(seeds) for seeds in rows if seeds[0]["strings"] and seeds not in short],

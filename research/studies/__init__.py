@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,14 @@ STUDIES: dict[str, Study] = {
         f"train for as many steps as `{SMALL}`. The test is 2,500 sums of MNIST's test digits, each used once.",
         variants.cut_digits, data=variants.cut_data,
     ),
+    **{
+        f"cut_digits_{digits}": Study(
+            f"The same with {digits} digits: 5,000 sums of MNIST's training digits. The test is 1,000 sums of its test "
+            "digits.", partial(variants.many_digits, digits=digits),
+            data=partial(variants.cut_data, digits=digits, sums=variants.MANY_SUMS),
+        )
+        for digits in variants.MANY
+    },
     "counts": Study(
         "The reader is trained on four digits and reads strips of other numbers of digits. They are composed of unseen "
         "digits, on canvases as wide as they may need.",

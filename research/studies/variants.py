@@ -22,6 +22,8 @@ STRIPS = 24_000  # in the training split
 FEWER = (500, 1_000, 2_000, 5_000, 10_000)
 MORE = 300_000
 SUMS, TEST_SUMS = 15_000, 2_500  # MNIST's training and test digits, each used once
+MANY = {16: 20, 64: 8, 256: 4}  # cut digits of a sum: epochs of training
+MANY_SUMS, MANY_TEST_SUMS = 5_000, 1_000
 TOP = (HEIGHT - GLYPH) // 2  # blank rows above and below a digit
 NEVER = -20.0  # log-probability of a blank in a cell that holds a digit: in float32, 1 - e^-20 is 1
 
@@ -119,17 +121,15 @@ def more_data(data: Data, root: str | Path) -> Data:
     return replace(data, train=compose(*seen, MORE, seed=(data.seed, MORE)))
 
 
-# The task of the neuro-symbolic literature: sums of four digits that come as separate images
+# The task of the neuro-symbolic literature: sums of digits that come as separate images
 
 
 class CutDigits(StripModel):
-    """One network for each of the four cells of a strip, which hold a digit each.
+    """One network for each of the K cells of a strip, which hold a digit each.
 
-    Shapes: images (N, 1, 40, 112) -> logits (N, 4, outputs) of the blank, which is all but excluded, and the digits.
+    Shapes: images (N, 1, 40, 28 K) -> logits (N, K, outputs) of the blank, which is all but excluded, and the digits.
     `network` is a key of NETWORKS, with `args`. `augmentation` are the settings by which training augments each digit.
     """
-
-    width = 4 * GLYPH
 
     def __init__(
         self, outputs: int = 11, network: str = "lenet", augmentation: dict[str, Any] | None = None, **args: Any
@@ -139,13 +139,13 @@ class CutDigits(StripModel):
         self.network = NETWORKS[network](outputs - 1, **args)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.unfold(3, GLYPH, GLYPH).permute(0, 3, 1, 2, 4).flatten(0, 1)  # (4N, 1, 40, 28)
+        x = images.unfold(3, GLYPH, GLYPH).permute(0, 3, 1, 2, 4).flatten(0, 1)  # (N K, 1, 40, 28)
         if self.training:
             with torch.autocast(x.device.type, enabled=False):
                 x = augment(x, self.augmentation)
-        x = self.network(x)  # (4N, outputs - 1)
-        x = F.pad(x.log_softmax(dim=1), (1, 0), value=NEVER)  # (4N, outputs)
-        return x.unflatten(0, (len(images), 4))  # (N, 4, outputs)
+        x = self.network(x)  # (N K, outputs - 1)
+        x = F.pad(x.log_softmax(dim=1), (1, 0), value=NEVER)  # (N K, outputs)
+        return x.unflatten(0, (len(images), -1))  # (N, K, outputs)
 
 
 class LeNet(nn.Sequential):
@@ -164,26 +164,30 @@ class LeNet(nn.Sequential):
 NETWORKS = {"lenet": LeNet, "reader": PooledReader}
 
 
-def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: tuple[int, int]) -> Strips:
-    """Draw `n` strips of four digits in cells side by side; each glyph is used once before any is used again.
+def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: tuple[int, int], digits: int = 4) -> Strips:
+    """Draw `n` strips of so many digits in cells side by side; each glyph is used once before any is used again.
 
-    Shapes as in `compose`, on a canvas of (40, 112).
+    Shapes as in `compose`, on a canvas of (40, 28 digits).
     """
-    chosen = np.resize(permutation(len(labels), seed), (n, 4))
-    images = np.zeros((n, HEIGHT, 4 * GLYPH), np.uint8)
-    images[:, TOP : TOP + GLYPH] = glyphs[chosen].transpose(0, 2, 1, 3).reshape(n, GLYPH, 4 * GLYPH)
+    rounds = -(-n * digits // len(labels))
+    order = np.concatenate([permutation(len(labels), (*seed, k) if k else seed) for k in range(rounds)])
+    chosen = order[: n * digits].reshape(n, digits)
+    images = np.zeros((n, HEIGHT, digits * GLYPH), np.uint8)
+    images[:, TOP : TOP + GLYPH] = glyphs[chosen].transpose(0, 2, 1, 3).reshape(n, GLYPH, -1)
     values = labels[chosen].astype(np.int64)
     return Strips(images, values.sum(axis=1), values)
 
 
-def cut_data(data: Data, root: str | Path) -> Data:
-    """Return sums of cut digits of the same source; the test digits are those of `unseen`.
+def cut_data(data: Data, root: str | Path, digits: int = 4, sums: int = SUMS) -> Data:
+    """Return `sums` sums of cut digits of the same source; the test digits are those of `unseen`.
 
     Validation draws from the training digits, in another order: it only chooses the epoch.
     """
     seen, unseen = source_glyphs(data.source, root, data.seed)
-    drawn = ((seen, SUMS), (seen, TEST_SUMS), (unseen, TEST_SUMS))
-    train, val, test = (lay_out(*glyphs, n, seed=(data.seed, k)) for k, (glyphs, n) in enumerate(drawn, start=1))
+    drawn = [(seen, sums), *((each, TEST_SUMS if digits == 4 else MANY_TEST_SUMS) for each in (seen, unseen))]
+    train, val, test = (
+        lay_out(*glyphs, n, seed=(data.seed, k), digits=digits) for k, (glyphs, n) in enumerate(drawn, start=1)
+    )
     return Data(data.source, train, val, test, None, f"{data.reason}, cut", data.seed)
 
 
@@ -202,4 +206,13 @@ def cut_digits(base: Experiment) -> dict[str, tuple]:
         f"{key}-{n}": (f"{n:,} sums: {what}.", cut | changes | same_steps(base, n))
         for n in (5_000, SUMS)
         for key, (what, changes) in networks.items()
+    }
+
+
+def many_digits(base: Experiment, digits: int) -> dict[str, tuple]:
+    """Return LeNet and the base's network on 5,000 sums of so many cut digits."""
+    alike = {"objective_args": {"count": digits}, "train_limit": None, "repeats": 1, "epochs": MANY[digits]}
+    alike["batch_size"] = min(64, 4_096 // digits)
+    return {
+        key: (about, changes | alike) for key, (about, changes) in cut_digits(base).items() if key.endswith("-5000")
     }

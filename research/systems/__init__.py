@@ -21,11 +21,12 @@ from digitsum.runs import run_experiment
 from digitsum.training import Run, build, train
 
 from .handwriting import ROWS, CountedLikelihood, train_reader
-from .networks import DigitCNN, MostCommon, VGG16Frozen, ViT, side_by_side, single
+from .networks import DigitCNN, MostCommon, ResNet50ImageNet, VGG16Frozen, ViT, side_by_side, single
 from .outside import PACKAGES, Boxes, Tesseract, Text, Yolo, boxed, require
 
 _ATTENTION = EXPERIMENTS["cnn_attention-regression"]
 _READER = EXPERIMENTS["reader"]
+_RESNET: dict[str, Any] = {"report": "B", "weights": "IMAGENET1K_V1", "epochs": 25, "lr": 5e-4}
 SYSTEMS: dict[str, Experiment] = {
     row.name: row
     for row in (
@@ -43,6 +44,8 @@ SYSTEMS: dict[str, Experiment] = {
         replace(_ATTENTION, label="cnn_no_attention-regression", model_args={"convolutions": 7, "attention_after": ()}),
         replace(_ATTENTION, label="cnn_attention_several-regression", model_args={"attention_after": (3, 4, 5)}),
         replace(_ATTENTION, label="cnn_attention_between-regression", model_args={"attention_after": (3,)}),
+        Experiment("resnet50_imagenet", "regression", **_RESNET),
+        Experiment("resnet50_imagenet", "classification", **_RESNET),
         Experiment("vgg16_frozen", "regression", report="C", weights="IMAGENET1K_V1"),
         Experiment(
             "vit", "regression", report="E", weights="IMAGENET1K_V1", epochs=4, lr=5e-5, schedule="one_cycle",
@@ -67,6 +70,7 @@ SYSTEMS: dict[str, Experiment] = {
 }  # fmt: skip
 
 MODELS |= {
+    "resnet50_imagenet": ResNet50ImageNet,
     "vgg16_frozen": VGG16Frozen,
     "vit": ViT,
     "most_common": MostCommon,
@@ -117,7 +121,7 @@ def run_system(
         start = best_checkpoint(Path(models, data.source), "reader")
         if start is None:
             raise CheckpointError(f"{name} goes on from a reader in {Path(models, data.source)}. Train one first.")
-        learn, more["weights"] = partial(train_reader, reader=load_checkpoint(start)), start.stem
+        learn = partial(train_reader, reader=load_checkpoint(start), start=start.stem)
     record = run_experiment(
         experiment, prepare(name, data), seed=seed, results=results, models=models, learn=learn, **options
     )

@@ -172,12 +172,12 @@ def training_data(data: Data, root: str | Path) -> Data:
 
 
 def train_reader(
-    experiment: Experiment, data: Data, *, reader: StripModel, root: str | Path = "data", **given: Any
+    experiment: Experiment, data: Data, *, reader: StripModel, start: str, root: str | Path = "data", **given: Any
 ) -> Run:
-    """Train a published reader on, with written rows beside the source's own strips."""
+    """Train a published reader, whose file is called `start`, on with written rows beside the source's own strips."""
     counted = replace(experiment, objective="counted_likelihood")
     run = train(counted, training_data(data, root), start=with_objective(reader, CountedLikelihood()), **given)
-    return replace(run, experiment=experiment, model=with_objective(run.model, SumLikelihood()))
+    return replace(run, experiment=experiment, start=start, model=with_objective(run.model, SumLikelihood()))
 
 
 def with_objective(model: StripModel, objective: Objective) -> StripModel:

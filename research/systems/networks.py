@@ -7,20 +7,36 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, ViT_B_16_Weights, vgg16, vit_b_16
+from torchvision.models import ResNet50_Weights, VGG16_Weights, ViT_B_16_Weights, vgg16, vit_b_16
 
 from digitsum.compose import GLYPH, HEIGHT, Strips
 from digitsum.errors import DataError
 from digitsum.models.cnn_attention import CNNAttention
 from digitsum.models.layers import Float32Linear, Normalise, StripModel
-from digitsum.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, published_state
+from digitsum.models.resnet50 import IMAGENET_MEAN, IMAGENET_STD, ResNet50
+
+from .pretrained import published_state
+
+
+class ResNet50ImageNet(ResNet50):
+    """The ResNet-50 of `digitsum`, from published weights, as report B has it.
+
+    `weights` names a member of `ResNet50_Weights` such as "IMAGENET1K_V1"; None: a random start.
+    Shapes: images (N, 1, 40, W) -> (N, outputs). Raises `WeightsError` if the weights cannot be had.
+    """
+
+    def __init__(self, outputs: int, weights: str | None = None) -> None:
+        super().__init__(outputs)
+        if weights is not None:
+            state = published_state(ResNet50_Weights, weights)
+            self.backbone.load_state_dict({name: each for name, each in state.items() if not name.startswith("fc.")})
 
 
 class VGG16Frozen(StripModel):
     """A learned 3x3 convolution from one channel to three, VGG-16's frozen convolutions and pooling, and a new head.
 
-    `weights` is as in `ResNet50`; None freezes random convolutions. The first convolution learns the scale of their
-    inputs too, so there is no normalisation. Shapes: images (N, 1, 40, W) -> (N, outputs).
+    `weights` is as in `ResNet50ImageNet`; None freezes random convolutions. The first convolution learns the scale of
+    their inputs too, so there is no normalisation. Shapes: images (N, 1, 40, W) -> (N, outputs).
     Source: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition"; report C.
     """
 
@@ -45,7 +61,7 @@ class ViT(StripModel):
     """torchvision's ViT-B/16 on the grey strip, stretched to its 224 x 224 pixels, with a linear head.
 
     Stretched by 1.3 across and 5.6 down, digits fill the 14 x 14 patches, and no patch is lost to a border.
-    `weights` is as in `ResNet50`. Shapes: images (N, 1, 40, W) -> (N, outputs).
+    `weights` is as in `ResNet50ImageNet`. Shapes: images (N, 1, 40, W) -> (N, outputs).
     Source: Dosovitskiy et al., "An image is worth 16x16 words"; report E fine-tunes all of it.
     """
 

@@ -34,7 +34,6 @@ def train(
     batch_size: Annotated[int | None, arg(help="instead of the experiment's own")] = None,
     lr: Annotated[float | None, arg(help="learning rate instead of the experiment's own")] = None,
     train_limit: Annotated[int | None, arg(help="train on only so many strips")] = None,
-    weights: Annotated[str | None, arg(help="for ResNet-50: IMAGENET1K_V1 or IMAGENET1K_V2; none: random")] = None,
     device: Device = "auto",
     again: Annotated[bool, arg(help="train even if the run is on record")] = False,
     folder: Annotated[str | None, arg(help="below models/ and results/, instead of SOURCE-PRESET")] = None,
@@ -57,10 +56,6 @@ def train(
         raise DataError(f"Name one experiment or several: {', '.join(EXPERIMENTS)}.")
     if not all(value > 0 for value in changes.values()):
         raise DataError(f"{', '.join(changes)} must be larger than 0.")
-    if weights:
-        changes["weights"] = None if weights == "none" else weights
-    if changes.get("weights") and not all(EXPERIMENTS[name].weights for name in experiments):
-        raise DataError(f"--weights {weights} is for ResNet-50 only; name no other experiment beside it.")
     with init_distributed(device):
         with first_alone():  # it may download
             data = load_data(source, root)

@@ -21,10 +21,6 @@ class CheckpointError(DigitsumError):
     """A file cannot be used as weights or as the state of a run."""
 
 
-class WeightsError(DigitsumError):
-    """Published weights cannot be downloaded or read."""
-
-
 class TrainingError(DigitsumError):
     """A training cannot start or go on."""
 

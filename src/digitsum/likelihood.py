@@ -71,7 +71,7 @@ def sum_distribution(logits: Tensor, count: Count = 4, largest: int | None = Non
     if least == 0 and most == logits.shape[1]:
         return _any_digits(logits, LARGEST * most if largest is None else largest)
     empty, odds = _odds(logits)
-    terms = [odds.new_zeros(len(odds), 1, 1), *_ways(odds, most)][least : most + 1]
+    terms = [odds.new_zeros(len(odds), 1, 1), *_ways(odds, most, least)][least : most + 1]
     tables = [torch.logsumexp(each, dim=1) for each in terms]  # (N, 9k + 1) for k = least..most
     padded = [F.pad(each, (0, LARGEST * most + 1 - each.shape[1]), value=NEVER) for each in tables]
     return empty[:, None] + torch.logsumexp(torch.stack(padded), dim=0)
@@ -135,15 +135,18 @@ def _odds(logits: Tensor) -> tuple[Tensor, Tensor]:
     return empty, logits[..., BLANK + 1 :] - blank[..., None]
 
 
-def _ways(odds: Tensor, digits: int) -> list[Tensor]:
-    """Return for k = 1..digits the terms (N, T - k + 1, 9k + 1) of log F_k; entry t has the last digit at k - 1 + t.
+def _ways(odds: Tensor, digits: int, least: int) -> list[Tensor]:
+    """Return for k = 1..digits the terms (N, P, 9k + 1) of log F_k; entry t has the last digit at column k - 1 + t.
 
-    Only columns with room for k - 1 digits before them are kept, so every entry is finite.
+    Only columns with room for the other digits are kept, of which there are at least `least` in all. So every entry is
+    finite, and P, the number of columns, is at most T - least + 1 and T - k + 1.
     """
-    terms = [odds]
+    places = odds.shape[1] - max(least, 1) + 1
+    terms = [odds[:, :places]]
     for k in range(1, digits):
-        before = torch.logcumsumexp(terms[-1][:, :-1], dim=1)
-        terms.append(_times(before, odds[:, k:]))
+        last = odds[:, k : k + places]
+        before = torch.logcumsumexp(terms[-1][:, : last.shape[1]], dim=1)
+        terms.append(_times(before, last))
     return terms
 
 
@@ -158,12 +161,12 @@ def _coefficient(odds: Tensor, digits: int, sums: Tensor) -> Tensor:
     """Return log F_digits(T) at `sums` only, (N,): half of the digits are placed from either end and meet between."""
     n, columns, _ = odds.shape
     a, b = digits - digits // 2, digits // 2
-    places = columns - digits + 1  # of the last digit of the left half
-    terms = _ways(torch.cat([odds, odds.flip(1)]), a)
-    left = terms[a - 1][:n, :places]  # (N, P, 9a + 1), a digits up to this column, one in it
+    places = columns - digits + 1  # of each digit
+    terms = _ways(torch.cat([odds, odds.flip(1)]), a, digits)
+    left = terms[a - 1][:n]  # (N, P, 9a + 1), a digits up to this column, one in it
     rest = sums[:, None] - torch.arange(left.shape[2], device=sums.device)  # (N, 9a + 1): what the right half must add
     possible = (rest >= 0) & (rest <= LARGEST * b)
-    right = torch.logcumsumexp(terms[b - 1][n:, :places], dim=1).flip(1)  # (N, P, 9b + 1), b digits after it
+    right = torch.logcumsumexp(terms[b - 1][n:], dim=1).flip(1)  # (N, P, 9b + 1), b digits after it
     left = left + right.gather(2, rest.clamp(0, LARGEST * b)[:, None].expand(-1, places, -1))
     left = left.masked_fill(~possible[:, None], NEVER)
     return torch.logsumexp(left.flatten(1), dim=1).masked_fill(~possible.any(dim=1), -torch.inf)

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 from .checkpoints import best_checkpoint, read_metadata, save_checkpoint, write_json
 from .data import Data
 from .devices import pick_device, rank
-from .errors import CheckpointError, RecordError, TrainingError, WeightsError, refusing
+from .errors import CheckpointError, RecordError, TrainingError, refusing
 from .evaluation import evaluate, number, pack, percent, strings_read
 from .experiments import EXPERIMENTS, Experiment, changed, same_settings
 from .provenance import provenance
-from .training import Run, build, train
+from .training import Run, train
 
 LARGEST_RECORD = 4_000_000  # bytes
 
@@ -67,7 +67,7 @@ def make_record(run: Run, data: Data, device: torch.device) -> dict[str, Any]:
         "experiment": experiment.name,
         "source": data.source,
         "seed": run.seed,
-        "weights": experiment.weights or "none",
+        "weights": run.start,
         "settings": asdict(experiment),
         "changed": changed(experiment, EXPERIMENTS.get(experiment.name, experiment)),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -88,15 +88,6 @@ def make_record(run: Run, data: Data, device: torch.device) -> dict[str, Any]:
         record["sessions"] = run.sessions
     seconds = time.perf_counter() - started
     return record | {"seconds": {"train": round(run.seconds, 1), "total": round(run.seconds + seconds, 1)}}
-
-
-def or_random_start(experiment: Experiment) -> Experiment:
-    """Return the experiment, or one with random weights if its published ones cannot be had; the record says so."""
-    try:
-        build(experiment)
-    except WeightsError:
-        return replace(experiment, weights=None)
-    return experiment
 
 
 def find_weights(source: str, folder: str | None = None, models: str | Path = "models") -> tuple[Path, dict[str, Path]]:
@@ -178,10 +169,10 @@ def locked(*paths: Path) -> Iterator[None]:
 
 def settings_table(experiments: Sequence[Experiment]) -> pd.DataFrame:
     """Return a row of settings per experiment."""
-    shown = ("report", "weights", "epochs", "train_limit", "batch_size", "optimizer", "lr", "schedule")
+    shown = ("report", "epochs", "train_limit", "batch_size", "optimizer", "lr", "schedule")
     rows = {e.name: [getattr(e, key) for key in shown] for e in experiments}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[key.replace("_", " ") for key in shown])
-    return table.fillna({"weights": "random", "train limit": "all"}).rename_axis("experiment")
+    return table.fillna({"train limit": "all"}).rename_axis("experiment")
 
 
 def metrics_table(measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

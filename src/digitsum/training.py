@@ -59,6 +59,7 @@ class Run:
     model: StripModel
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    start: str = "none"  # the weights that it started from
     sessions: list[dict[str, Any]] = field(default_factory=list)  # provenance; several if it was interrupted
 
     @property
@@ -70,7 +71,7 @@ class Run:
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """Build the experiment's untrained model on the CPU with its `.objective`; the same for the same seed."""
     objective = replace(OBJECTIVES[experiment.objective], **experiment.objective_args)
-    weights = {"weights": experiment.weights} if experiment.weights else {}
+    weights = {"weights": experiment.weights} if experiment.weights else {}  # where it is research's model
     with _seeded(seed):
         model = MODELS[experiment.model](outputs=objective.outputs, **experiment.model_args, **weights)
     model.objective = objective
@@ -102,7 +103,7 @@ def train(
         )
     optimizer = OPTIMIZERS[experiment.optimizer](model, experiment.lr, experiment.weight_decay)
     scheduler = SCHEDULES[experiment.schedule](optimizer, steps * experiment.epochs, experiment.warmup)
-    run, best = Run(experiment, seed, model), model.state_dict()
+    run, best = Run(experiment, seed, model, start=experiment.weights or "none"), model.state_dict()
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     key = {"settings": asdict(experiment), "seed": seed, "data": data.fingerprint}
     if state_path and state_path.exists():

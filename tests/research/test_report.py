@@ -120,7 +120,7 @@ def test_facts_of_hand_made_records():
 
 
 def test_a_row_with_its_own_settings_replaces_a_shortened_one():
-    short, full = record("resnet50-regression", 0, 0.9, epochs=1), record("resnet50-regression", 1, 0.3)
+    short, full = record("resnet50_imagenet-regression", 0, 0.9, epochs=1), record("resnet50-regression", 1, 0.3)
     assert [*one_row_each([short, full]).values(), *one_row_each([short]).values()] == [[full], [short]]
     assert of_seeds([entry(0.5)])["most"] == 0.51  # of one seed, its interval
 

@@ -13,7 +13,7 @@ from research.reproduce import plan, reproduce, seeds_of
 from research.systems import EXPERIMENTS
 
 NAMES = ("cnn2_linear-regression", "most_common")
-PRETRAINED = "resnet50-regression"
+PRETRAINED = "resnet50_imagenet-regression"
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +66,11 @@ def test_minutes_are_those_of_the_records_brought_to_length(tiny, tmp_path, carr
         plan(tiny, [name], results=tmp_path)
 
 
-def test_a_run_stops_without_published_weights_unless_told_not_to(tiny, tmp_path, carry_out, no_weights, capsys):
+def test_a_run_stops_without_published_weights_unless_told_not_to(tiny, tmp_path, carry_out, monkeypatch, capsys):
     few = tiny.head(8, 4)
+    monkeypatch.setattr("socket.getaddrinfo", None)  # no internet
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
     assert carry_out(few, plan(few, [PRETRAINED, "most_common"], results=tmp_path)) == 1
     said = capsys.readouterr().err
     assert f"{PRETRAINED}, seed 0" in said and "IMAGENET1K_V1" in said

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models import resnet50
 
-from . import pretrained
 from .layers import Float32Linear, Normalise, StripModel
-from .pretrained import IMAGENET_MEAN, IMAGENET_STD
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's networks expect
 
 
 class ResNet50(StripModel):
     """torchvision's ResNet-50 on the grey strip repeated to three channels; a head of linear 128, ReLU and dropout.
 
-    `weights` names a member of `ResNet50_Weights` such as "IMAGENET1K_V1"; None: a random start.
-    Shapes: images (N, 1, 40, W) -> (N, outputs). Raises `WeightsError` if the weights cannot be had.
+    Shapes: images (N, 1, 40, W) -> (N, outputs).
     Source: He et al., "Deep residual learning for image recognition". The head and its dropout are report B's.
     """
 
-    def __init__(self, outputs: int, weights: str | None = None, dropout: float = 0.3) -> None:
+    def __init__(self, outputs: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         self.backbone = resnet50()
-        if weights is not None:
-            self.backbone.load_state_dict(pretrained.published_state(ResNet50_Weights, weights))
         self.backbone.fc = nn.Identity()
         self.hidden = nn.Sequential(nn.Linear(2048, 128), nn.ReLU(), nn.Dropout(dropout))
         self.head = Float32Linear(128, outputs)

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from ..errors import WeightsError
+from digitsum.errors import DigitsumError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published weights' own transforms
 TIMEOUT = 10  # seconds without an answer; torch.hub itself sets none
+
+
+class WeightsError(DigitsumError):
+    """Published weights cannot be downloaded or read."""
 
 
 def published_state(kind: type[WeightsEnum], name: str) -> Mapping[str, Tensor]:

@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import Weights, WeightsEnum, resnet50
+from torchvision.models import Weights, WeightsEnum
 
-from digitsum.errors import WeightsError
-from digitsum.experiments import EXPERIMENTS
-from digitsum.models import pretrained
-from digitsum.models.pretrained import published_state
-from digitsum.training import build
+from research.systems.pretrained import WeightsError, published_state
 
 STATE = {"weight": torch.arange(6.0).view(2, 3)}
 NAME = "IMAGENET1K_V1"
@@ -70,14 +66,3 @@ def test_what_cannot_be_downloaded_is_said_with_the_way_on(published, cache):
             published_state(weights_at(url), NAME)
         assert url in str(caught.value) and str(cache / Path(url).name) in str(caught.value)
     assert not list(cache.iterdir())
-
-
-def test_a_model_starts_from_its_published_weights(monkeypatch):
-    """Every tensor of the stand-in holds one number of its own."""
-    with torch.device("meta"):
-        shapes = resnet50().state_dict()
-    state = {name: torch.tensor(float(k)).expand(each.shape) for k, (name, each) in enumerate(shapes.items())}
-    monkeypatch.setattr(pretrained, "published_state", lambda kind, name: state)
-    loaded = build(EXPERIMENTS["resnet50-regression"]).backbone.state_dict()
-    assert loaded.keys() == {name for name in state if not name.startswith("fc.")}
-    assert all(torch.equal(tensor, state[name].to(tensor.dtype)) for name, tensor in loaded.items())
