@@ -39,7 +39,8 @@ from digitsum.training import SCHEDULES, build, resident, train_epoch, validate
 from .systems import EXPERIMENTS
 
 COMPARED = (
-    "baseline_cnn-classification", "cnn_attention-classification", "resnet50_imagenet-classification", "reader", "reader_small",
+    "baseline_cnn-classification", "cnn_attention-classification", "resnet50_imagenet-classification", "reader",
+    "reader_small",
 )  # fmt: skip
 TIMED_TO_ACCURACY = (  # with the number of epochs: a schedule is at its best at its end
     ("reader_small", 12), ("reader", 5), ("reader", 15), ("cnn_attention-classification", 8),

@@ -203,7 +203,7 @@ def _study(name: str, found: Mapping[str, Sequence[Record]]) -> list[Row]:
         rows.append(row if cut else row | {"digit by digit": cells.summary(cells.strings(seeds), worst=True)})
     return rows + [
         {"variant": peer["system"], "what it is": f"{peer['learns from']}.", "test (theirs)": peer["accuracy"]}
-        for peer in PEERS if cut and peer["data"] == "four cut digits (theirs)"
+        for peer in PEERS if cut and peer["data"] == "cut digits (theirs)"
     ]  # fmt: skip
 
 

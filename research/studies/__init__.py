@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ class Study:
     about: str
     variants: Callable[[Experiment], dict[str, tuple]] | None = None  # by name: a sentence, and changes of the base
     base: str = SMALL
-    data: Callable[[Data, str | Path], Data] = lambda data, root: data  # what the variants train on
+    data: Callable[[Data, str | Path, Experiment], Data] = lambda data, root, experiment: data  # that a variant sees
     measure: Callable[..., dict[str, Any]] | None = None
     readers: tuple[str, ...] = ("reader",)  # the experiments whose weights are measured
     together: bool = False  # measure all of them as one, not each
@@ -63,18 +62,11 @@ STUDIES: dict[str, Study] = {
         variants.more_strips, base=READER, data=variants.more_data,
     ),
     "cut_digits": Study(
-        "The task of the neuro-symbolic literature: four digits come as separate images, labelled with their sum. Rows "
-        f"train for as many steps as `{SMALL}`. The test is 2,500 sums of MNIST's test digits, each used once.",
+        "The task of the neuro-symbolic literature: digits come as separate images, labelled with their sum. Rows of "
+        f"four digits train for as many steps as `{SMALL}`. Their test is 2,500 sums of MNIST's test digits, each used "
+        "once; that of more digits 1,000 sums.",
         variants.cut_digits, data=variants.cut_data,
     ),
-    **{
-        f"cut_digits_{digits}": Study(
-            f"The same with {digits} digits: 5,000 sums of MNIST's training digits. The test is 1,000 sums of its test "
-            "digits.", partial(variants.many_digits, digits=digits),
-            data=partial(variants.cut_data, digits=digits, sums=variants.MANY_SUMS),
-        )
-        for digits in variants.MANY
-    },
     "counts": Study(
         "The reader is trained on four digits and reads strips of other numbers of digits. They are composed of unseen "
         "digits, on canvases as wide as they may need.",
@@ -126,15 +118,15 @@ def run_study(
         for files in _readers(Path(models, data.source), study):
             yield _measured(study.measure, files, data, device, root, Path(results, own))
         return
-    data = study.data(data, root)
     rows = [row for row in variants_of(name) if not only or row.name in only]
     for seed, (row, _, experiment) in itertools.product(seeds, rows):
         folder = data.source if experiment == EXPERIMENTS[study.base] else own
+        seen = study.data(data, root, experiment)
         path = Path(results, folder, f"{row}-seed{seed}.json")
         # Not left to `run_experiment`, which looks for weights too: of variants, only records are published.
-        record = _recorded(path, data, asdict(experiment))
+        record = _recorded(path, seen, asdict(experiment))
         yield path, record or run_experiment(
-            experiment, data, seed=seed, device=device, folder=folder, models=models, results=results, **options
+            experiment, seen, seed=seed, device=device, folder=folder, models=models, results=results, **options
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ STRIPS = 24_000  # in the training split
 FEWER = (500, 1_000, 2_000, 5_000, 10_000)
 MORE = 300_000
 SUMS, TEST_SUMS = 15_000, 2_500  # MNIST's training and test digits, each used once
-MANY = {16: 20, 64: 8, 256: 4}  # cut digits of a sum: epochs of training
+MANY = {16: 20, 64: 15}  # digits of a sum: epochs of training
 MANY_SUMS, MANY_TEST_SUMS = 5_000, 1_000
 TOP = (HEIGHT - GLYPH) // 2  # blank rows above and below a digit
 NEVER = -20.0  # log-probability of a blank in a cell that holds a digit: in float32, 1 - e^-20 is 1
@@ -115,7 +115,7 @@ def more_strips(base: Experiment) -> dict[str, tuple]:
     return {str(MORE): (f"{MORE:,} strips, each seen once.", {"epochs": 1})}
 
 
-def more_data(data: Data, root: str | Path) -> Data:
+def more_data(data: Data, root: str | Path, experiment: Experiment) -> Data:
     """Return the data with MORE training strips, composed of the same glyphs: 2 GB in memory."""
     seen, _ = source_glyphs(data.source, root, data.seed)
     return replace(data, train=compose(*seen, MORE, seed=(data.seed, MORE)))
@@ -178,21 +178,23 @@ def lay_out(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: tuple[int, 
     return Strips(images, values.sum(axis=1), values)
 
 
-def cut_data(data: Data, root: str | Path, digits: int = 4, sums: int = SUMS) -> Data:
-    """Return `sums` sums of cut digits of the same source; the test digits are those of `unseen`.
+def cut_data(data: Data, root: str | Path, experiment: Experiment) -> Data:
+    """Return sums of as many cut digits as the experiment counts, of the same source; the test digits are `unseen`'s.
 
     Validation draws from the training digits, in another order: it only chooses the epoch.
     """
+    digits = experiment.objective_args.get("count", 4)
+    sums, few = (SUMS, TEST_SUMS) if digits == 4 else (MANY_SUMS, MANY_TEST_SUMS)
     seen, unseen = source_glyphs(data.source, root, data.seed)
-    drawn = [(seen, sums), *((each, TEST_SUMS if digits == 4 else MANY_TEST_SUMS) for each in (seen, unseen))]
     train, val, test = (
-        lay_out(*glyphs, n, seed=(data.seed, k), digits=digits) for k, (glyphs, n) in enumerate(drawn, start=1)
+        lay_out(*glyphs, n, seed=(data.seed, k), digits=digits)
+        for k, (glyphs, n) in enumerate(((seen, sums), (seen, few), (unseen, few)), start=1)
     )
     return Data(data.source, train, val, test, None, f"{data.reason}, cut", data.seed)
 
 
 def cut_digits(base: Experiment) -> dict[str, tuple]:
-    """Return LeNet and the base's network, both with the base's objective, on two numbers of sums."""
+    """Return LeNet and the base's network, both with the base's objective, on sums of four digits and of more."""
     adam = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
     ours, name = base.model_args | {"network": "reader"}, base.name
     bent = ours | {"augmentation": asdict(BENT)}
@@ -202,17 +204,13 @@ def cut_digits(base: Experiment) -> dict[str, tuple]:
         f"{name}_augmented": (f"the network of `{name}`, each digit augmented", {"model_args": bent}),
     }
     cut = {"model": "cut_digits", "augment": None, "trim": False}
-    return {
-        f"{key}-{n}": (f"{n:,} sums: {what}.", cut | changes | same_steps(base, n))
-        for n in (5_000, SUMS)
+    rows = {
+        f"{key}-{n}": (f"{n:,} sums of four digits: {what}.", cut | changes | same_steps(base, n))
+        for n in (MANY_SUMS, SUMS)
         for key, (what, changes) in networks.items()
     }
-
-
-def many_digits(base: Experiment, digits: int) -> dict[str, tuple]:
-    """Return LeNet and the base's network on 5,000 sums of so many cut digits."""
-    alike = {"objective_args": {"count": digits}, "train_limit": None, "repeats": 1, "epochs": MANY[digits]}
-    alike["batch_size"] = min(64, 4_096 // digits)
-    return {
-        key: (about, changes | alike) for key, (about, changes) in cut_digits(base).items() if key.endswith("-5000")
-    }
+    what, changes = networks["lenet"]
+    for digits, epochs in MANY.items():
+        longer = {"objective_args": {"count": digits, "start_steps": 0}, "epochs": epochs, "lr": 3e-3}
+        rows[f"lenet-{digits}digits"] = (f"{MANY_SUMS:,} sums of {digits} digits: {what}.", cut | changes | longer)
+    return rows

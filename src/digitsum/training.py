@@ -133,6 +133,8 @@ def train(
                 kept = {"history": run.history, "best_epoch": run.best_epoch, "sessions": run.sessions}
                 save_state(state_path, key=key, best=best, **states, **kept)
     model.load_state_dict(best)
+    for weight in model.parameters():
+        weight.data.copy_(weight.data.half())  # as its file holds it
     model.eval()
     return run
 

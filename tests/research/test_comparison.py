@@ -58,7 +58,10 @@ def answered(tiny, name: str, seed: int, wrong: int, validation: float = 0.5, **
 def results(tiny, tmp_path):
     """Write records of three systems, one of them with a better and a worse seed, and two that are not compared."""
     runs = [answered(tiny, name, 0, 2 * k) for k, name in enumerate(NAMES)]
-    runs += [answered(tiny, NAMES[0], 1, 9, validation=0.4), answered(tiny, "resnet50_imagenet-regression", 0, 1, epochs=1)]
+    runs += [
+        answered(tiny, NAMES[0], 1, 9, validation=0.4),
+        answered(tiny, "resnet50_imagenet-regression", 0, 1, epochs=1),
+    ]
     runs += [answered(tiny, "ocr", 0, 1)]
     del runs[-1]["answers"]
     return keep(tmp_path, *runs)

@@ -164,7 +164,11 @@ def test_rows_show_seeds_departures_and_rank(tmp_path):
     made = tables.published_tables(keep(tmp_path, *seeds, changed, short, frozen, oracle))
     core, results = rows_of(made["core"]), rows_of(made["results"])
     changed = "<br>random start instead of IMAGENET1K_V1; 4 of 25 epochs; the first 12,000 training strips"
-    assert [row[0] for row in core] == [f"`resnet50_imagenet-classification`{changed}", f"`{FIRST}`", "`oracle-digit_labels`"]
+    assert [row[0] for row in core] == [
+        f"`resnet50_imagenet-classification`{changed}",
+        f"`{FIRST}`",
+        "`oracle-digit_labels`",
+    ]
     assert core[0][2:] == ["7.25 (7.24–7.26)", "2.50 (2.49–2.51)", *["75.3 % (74.3–76.3)"] * 2, "1", "3,459,713"]
     assert core[1][4:7] == ["50.0 ± 56.6 %", "50.0 ± 56.6 %", "2"]
     assert results[1][5] == "50.0 ± 56.6 %, worst 10.0 %" and "12.463" in results[1][1]
