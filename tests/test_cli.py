@@ -114,8 +114,9 @@ FAULTS = {  # a command: words of its one line
 def test_faults_are_one_line(command, weights, capsys):
     Path("text.png").write_text("neither an image nor weights")
     np.save("strip.npy", load_data("digits").test.images[:1])
-    arguments = command.replace("WEIGHTS", str(weights["reader"])).split()
-    assert main(arguments + SMOKE * (arguments[0] == "train" and "--source" not in arguments)) in (1, 2)
+    name, *options = command.replace("WEIGHTS", str(weights["reader"])).split()
+    usual = SMOKE if name == "train" and "--source" not in options else []
+    assert main([name, *usual, *options]) in (1, 2)
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.strip() and "it/s" not in line and "s/it" not in line]
     assert len(lines) == 1 and lines[0].startswith("digitsum: "), error  # but for progress bars
