@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,9 +24,8 @@ from digitsum.training import Run, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # for other processes
-SHARED = REPOSITORY.parent / "shared"  # where a machine may keep data for several checkouts
+CORE = tuple(EXPERIMENTS)  # the package's own: research adds others once it is imported
 OBJECTIVE_NAMES = tuple(OBJECTIVES)
-CORE = tuple(EXPERIMENTS)  # the package's own rows: research adds others once it is imported
 SMALL = tuple(name for name in CORE if EXPERIMENTS[name].model != "resnet50")  # those that train fast on a CPU
 
 
@@ -38,7 +38,7 @@ def digits() -> Data:
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """The folder that holds the real MNIST; a test that asks for it is skipped without it."""
-    for root in (REPOSITORY / "data", SHARED / "mnist"):
+    for root in (REPOSITORY / "data", REPOSITORY.parent / "shared" / "mnist"):
         if (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").is_file():
             return root
     pytest.skip("MNIST is neither in data/ nor in ../shared/mnist")
@@ -77,16 +77,8 @@ def run(experiment: Experiment, data: Data, device: str = "cpu", **options) -> R
 
 def interrupt(monkeypatch, step: int) -> None:
     """Press Ctrl-C in training step `step`, counted from 1 over all epochs from now on."""
-
-    class Bar(digitsum.training.tqdm):
-        left = step
-
-        def update(self, n=1):
-            Bar.left -= 1
-            if Bar.left == 0:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(digitsum.training, "tqdm", Bar)
+    steps = Mock(side_effect=[None] * (step - 1) + [KeyboardInterrupt])
+    monkeypatch.setattr(digitsum.training.tqdm, "update", steps)
 
 
 def save(model: StripModel, path: Path, experiment: Experiment, **metadata: Any) -> None:

@@ -10,13 +10,13 @@ import argparse
 import copy
 import io
 import json
+import multiprocessing
 import os
 import random
 import resource
-import select
 import shutil
+import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
@@ -41,9 +42,8 @@ from digitsum.runs import read_record
 
 LIMIT = 60  # seconds for a case, imports included
 MEMORY = 500_000_000  # bytes beside what the libraries take
-FAILURES = ("raw", "hang", "memory")
-OUTCOMES = ("refused", "same", "silent", *FAILURES)
-TELLING = ("checkpoint", "state")  # kinds whose silent changes are failures: they have a digest
+OUTCOMES = ("refused", "same", "silent", "raw", "hang", "memory")
+DIGESTED = ("checkpoint", "state")  # kinds whose silent changes are failures
 Kind = tuple[Callable[[random.Random | None, Path], object], Callable[[Path], Any]]
 JUNK: Any = (None, True, -1, 0, 7.5, 1e300, 10**400, "", "x" * 300, "\x1b[31m\n\ud800", [], {}, [[]], {"a": 0}, 1e999)
 
@@ -75,25 +75,21 @@ def mutated(content: bytes, rng: random.Random | None) -> bytes:
     return bytes(data)
 
 
-def restructured(value: dict[str, Any], rng: Any) -> dict[str, Any]:
+def restructured(value: Any, rng: random.Random) -> Any:
     """Return a copy of JSON values in which one, somewhere, is gone, another or of another type."""
-    value = copy.deepcopy(value)
-    inner: Any = value
-    path = [inner]
-    while isinstance(inner, dict | list) and inner and rng.random() < 0.85:
-        inner = inner[rng.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))]
-        path.append(inner)
-    holder = next(each for each in reversed(path) if isinstance(each, dict | list) and each)
-    key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
-    if rng.random() < 0.25:
-        del holder[key]
-    elif isinstance(holder[key], str) and rng.random() < 0.5:
-        holder[key] = mutated(holder[key].encode("utf-8", "surrogatepass"), rng).decode("latin-1")
-    elif isinstance(holder[key], int | float) and rng.random() < 0.5:
-        holder[key] = rng.choice((-1, 0, 1, 2, 100, 10**6, 10**12)) * (holder[key] or 1)
-    else:
-        holder[key] = rng.choice(JUNK)
-    return value
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        key: Any = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        value = copy.copy(value)
+        if rng.random() < 0.1:
+            del value[key]
+        else:
+            value[key] = restructured(value[key], rng)
+        return value
+    if isinstance(value, str) and rng.random() < 0.5:
+        return mutated(value.encode("utf-8", "surrogatepass"), rng).decode("latin-1")
+    if isinstance(value, int | float) and rng.random() < 0.5:
+        return rng.choice((-1, 0, 1, 2, 100, 10**6, 10**12)) * (value or 1)
+    return rng.choice(JUNK)
 
 
 # Each kind returns what writes a case (the sound file without `rng`), and what reads it into something comparable.
@@ -124,33 +120,23 @@ def picture(folder: Path) -> Kind:
     return write, lambda path: read_strips(path).tobytes()
 
 
-def npy(folder: Path) -> Kind:
-    strips = np.zeros((4, 40, 168), np.uint8)
-    strips[:, 10:30, 20:120:10] = 255
-
-    def write(rng: random.Random | None, path: Path) -> None:
-        array: Any = strips
-        if rng and rng.random() < 0.3:
-            shape = rng.choice(((4, 40, 168), (40, 168), (4, 1, 40, 168), (0, 40, 168), (4, 40, 3), (26880,), ()))
-            array = np.resize(strips, shape).astype(rng.choice(("u1", "i8", "f4", "f2", "?", "c8", "S3", "M8[s]")))
-        np.save(buffer := io.BytesIO(), array)
-        path.write_bytes(mutated(buffer.getvalue(), rng) if array is strips else buffer.getvalue())
-
-    return write, lambda path: read_strips(path.rename(path.with_suffix(".npy"))).tobytes()
-
-
 def course(folder: Path) -> Kind:
-    images = np.random.default_rng(0).integers(0, 255, (20, 40, 168)).astype(np.uint8) * (np.arange(168) % 20 == 0)
-    files = []
-    for array in (images.astype(np.uint8), np.arange(20)):
-        np.save(buffer := io.BytesIO(), array)
-        files.append(buffer.getvalue())
+    images = np.zeros((20, 40, 168), np.uint8)
+    images[:, 10:30, 20:120:10] = np.arange(100, 120)[:, None, None]
+    sound = {"data0.npy": images, "lab0.npy": np.arange(20)}
 
     def write(rng: random.Random | None, path: Path) -> None:
         path.mkdir()
-        which = rng.randrange(2) if rng else 2
-        for number, (name, content) in enumerate(zip(("data0.npy", "lab0.npy"), files, strict=True)):
-            (path / name).write_bytes(mutated(content, rng) if number == which else content)
+        for name, array in sound.items():
+            np.save(path / name, array)
+        if rng:
+            path = path / rng.choice(list(sound))
+            if rng.random() < 0.3:  # whole, but odd
+                shape = rng.choice(((20, 40, 168), (20, 1, 40, 168), (40, 168), (0, 40, 168), (20, 40, 3), (20,), ()))
+                kind = rng.choice(("u1", "i8", "f4", "f2", "?", "c8", "S3", "M8[s]"))
+                np.save(path, np.resize(sound[path.name], shape).astype(kind))
+            else:
+                path.write_bytes(mutated(path.read_bytes(), rng))
 
     return write, lambda path: load_data("course", path).fingerprint
 
@@ -158,11 +144,10 @@ def course(folder: Path) -> Kind:
 def _trained() -> tuple[Any, dict[str, Any]]:
     """Return a small model and a whole description of it."""
     args = {"widths": [2, 4, 4], "depths": [1, 0, 0, 1]}
-    entry = dict.fromkeys(("value", "low", "high"), 0.5)
     about = {
         "experiment": "reader", "seed": 0, "source": "digits", "data": "0" * 16, "commit": None, "weights": "none",
         "settings": {"model": "reader", "model_args": args, "objective": "sum_likelihood"},
-        "validation": {"n": 4} | dict.fromkeys(("accuracy", "mse", "mae"), entry),
+        "validation": {"accuracy": dict.fromkeys(("value", "low", "high"), 0.5)},
     }  # fmt: skip
     return MODELS["reader"](11, **args).eval(), about
 
@@ -187,7 +172,8 @@ def forged(folder: Path) -> Kind:
     def write(rng: random.Random | None, path: Path) -> None:
         other, state = about, dict(model.state_dict())
         for _ in rng.choice(("1", "12", "123")) if rng else ():
-            other = restructured(other, rng)
+            key = rng.choice(list(other))
+            other = other | {key: restructured(other[key], rng)}
         if rng and rng.random() < 0.3:
             name = rng.choice(list(state))
             tensor = state.pop(name)
@@ -221,56 +207,57 @@ def record(folder: Path) -> Kind:
     return write, read
 
 
-KINDS = {each.__name__: each for each in (picture, npy, course, checkpoint, forged, state, record)}
+KINDS = {each.__name__: each for each in (picture, course, checkpoint, forged, state, record)}
 
 
-def work(kind: str, seed: int, first: int, count: int) -> None:
-    """Run the cases from `first` on, and print a line for each."""
+def work(kind: str, seed: int, first: int, count: int, log: str) -> None:
+    """Run the cases from `first` on, and write a line for each."""
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (24 * MEMORY, 24 * MEMORY))  # spares the machine
     libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write, read = KINDS[kind](folder)
-        write(None, folder / "none")
-        expected = read(folder / "none")
+    with tempfile.TemporaryDirectory() as name, open(log, "a", buffering=1) as lines:
+        write, read = KINDS[kind](Path(name))
+        write(None, Path(name, "none"))
+        expected = read(Path(name, "none"))
         for number in range(first, count):
-            path = folder / f"case{number}"
-            write(random.Random(f"{kind} {seed} {number}"), path)
+            signal.alarm(LIMIT)  # ends this process
+            folder = Path(name, str(number))
+            folder.mkdir()
+            write(random.Random(f"{kind} {seed} {number}"), folder / "case")
             try:
-                outcome, told = ("same" if read(path) == expected else "silent"), ""
+                outcome = "same" if read(folder / "case") == expected else "silent"
             except DigitsumError:
-                outcome, told = "refused", ""
+                outcome = "refused"
             except Exception as error:
-                outcome, told = "raw", f"{type(error).__name__}: {error}"
-            if (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - libraries) * 1024 > MEMORY:
-                outcome, told = "memory", f"{outcome} {told}"
-            print(json.dumps([outcome, told[:200]]), flush=True)
-            if outcome == "memory":  # that was the peak of this process
+                outcome = f"raw {error!r:.200}"
+            shutil.rmtree(folder)
+            high = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - libraries) * 1024 > MEMORY
+            print(f"memory {outcome}" if high else outcome, file=lines)
+            if high:  # that was the peak of this process
                 return
-            for left in folder.glob(f"case{number}*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def fuzz(kind: str, seed: int, count: int) -> Counter[str]:
-    """Run all cases of a kind in processes of their own; a new one after a crash, a hang, or too much memory."""
-    outcomes: Counter[str] = Counter()
-    while (first := outcomes.total()) < count:
-        command = [sys.executable, __file__, "--work", kind, "--seed", str(seed), "--first", str(first)]
-        with subprocess.Popen([*command, "--count", str(count)], stdout=subprocess.PIPE, bufsize=0) as process:
-            assert process.stdout
-            while outcomes.total() < count:
-                outcome, told = "hang", ""
-                if select.select([process.stdout], [], [], LIMIT)[0]:
-                    line = process.stdout.readline()
-                    outcome, told = json.loads(line) if line else ("raw", f"the process died ({process.wait()})")
-                if outcome in FAILURES or (outcome == "silent" and kind in TELLING):
-                    print(f"{kind} {outcomes.total()}: {outcome} {told}", flush=True)
+def fuzz(kind: str, seed: int, count: int) -> tuple[Counter[str], int]:
+    """Run all cases of a kind in a process of their own, and in a new one after a crash, a hang, or too much memory.
+
+    Returns how often each outcome was, and the number of failures.
+    """
+    outcomes, failed, spawn = Counter[str](), 0, multiprocessing.get_context("spawn")
+    with tempfile.NamedTemporaryFile("r") as log:
+        while (first := outcomes.total()) < count:
+            process = spawn.Process(target=work, args=(kind, seed, first, count, log.name))
+            process.start()
+            process.join()
+            lines = log.read().splitlines()
+            if process.exitcode:
+                lines.append("hang" if process.exitcode == -signal.SIGALRM else f"raw exit status {process.exitcode}")
+            for number, line in enumerate(lines, first):
+                outcome = line.split()[0]
                 outcomes[outcome] += 1
-                if outcome in ("hang", "memory") or told.startswith("the process died"):
-                    break
-            process.kill()
-    return outcomes
+                if outcome not in ("refused", "same", "" if kind in DIGESTED else "silent"):
+                    failed += 1
+                    print(f"{kind} {number}: {line}", flush=True)
+    return outcomes, failed
 
 
 def main() -> int:
@@ -279,20 +266,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1500, help="cases of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--work", choices=KINDS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.work:
-        work(chosen.work, chosen.seed, chosen.first, chosen.count)
-        return 0
-    os.environ["OMP_NUM_THREADS"], failed = "1", 0
+    os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda kind: fuzz(kind, chosen.seed, chosen.count), chosen.kinds))
-    print(f"{'':11}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES))
-    for kind, outcomes in zip(chosen.kinds, found, strict=True):
-        print(f"{kind:11}" + "".join(f"{outcomes[outcome]:9}" for outcome in OUTCOMES))
-        failed += sum(outcomes[each] for each in (*FAILURES, *(["silent"] if kind in TELLING else [])))
-    return int(failed > 0)
+    print(pd.DataFrame([outcomes for outcomes, _ in found], chosen.kinds, OUTCOMES).fillna(0).astype(int).to_string())
+    return int(any(failed for _, failed in found))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Augmentation: drawn per image, no further than asked for, the same for the same seed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

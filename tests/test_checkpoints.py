@@ -6,13 +6,13 @@ import pickle
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from conftest import REPOSITORY
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -21,61 +21,23 @@ from digitsum.checkpoints import best_checkpoint, load_checkpoint, load_state, r
 from digitsum.errors import CheckpointError, DigitsumError, RecordError
 from digitsum.models import MODELS, StripModel
 from digitsum.objectives import OBJECTIVES
-from digitsum.runs import LARGEST_RECORD, locked, read_record
+from digitsum.runs import LARGEST_RECORD, read_record
 
 NAN, INF = float("nan"), float("inf")
-ENTRY = {"value": 0.5, "low": 0.25, "high": 0.75}
+ARGUMENTS = {"channels": [2, 2], "hidden": 2, "normalise": [0.1, 0.3]}
 ABOUT: dict[str, Any] = {
     "experiment": "small-regression", "seed": 3, "data": "0123456789abcdef", "commit": "0123abcd",
-    "settings": {"model": "small", "model_args": {"heads": 2}, "objective": "regression"},
-    "validation": {"accuracy": ENTRY},
+    "settings": {"model": "baseline_cnn", "model_args": ARGUMENTS, "objective": "regression"},
+    "validation": {"accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}},
 }  # fmt: skip
 STATE = {"weights": torch.arange(12.0).view(3, 4), "best_epoch": 1}
-RECORD: dict[str, Any] = {
-    "experiment": "small-regression", "source": "digits", "seed": 3, "weights": "none", "settings": {"model": "small"},
-    "changed": {"lr": [0.1, 0.2]}, "parameters": 5, "best_epoch": 1, "data": {"fingerprint": "0123456789abcdef"},
-    "history": [{"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "val_loss": 3.0, "val_accuracy": 0.25}],
-    "metrics": dict.fromkeys(("val", "test", "entire"), {"n": 4, "accuracy": ENTRY, "mse": ENTRY, "mae": ENTRY}),
-    "seconds": {"train": 1.5, "total": 2.0},
-}  # fmt: skip
-
-
-class Small(StripModel):
-    """A model of a few hundred bytes, so that most of its file is header."""
-
-    def __init__(self, outputs: int, heads: int = 1) -> None:
-        super().__init__()
-        self.head = torch.nn.Linear(4, outputs)
-        self.heads = heads
-        assert heads < 8
-        self.register_buffer("count", torch.tensor(5))
-        self.register_buffer("constant", torch.tensor([0.25]), persistent=False)
-
-    def forward(self, images):
-        return self.head(images[:, 0, :4, 0]) * self.heads + self.constant
-
-
-@dataclass
-class Evil:
-    """Once unpickled, it writes a file."""
-
-    marker: Path
-
-    def __reduce__(self):
-        return Path.write_text, (self.marker, "executed")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_is_a_model():
-    MODELS["small"] = Small
-    yield
-    del MODELS["small"]
+RECORD = json.loads((REPOSITORY / "results" / "mnist" / "most_common-seed0.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
-def model() -> Small:
+def model() -> StripModel:
     torch.manual_seed(0)
-    return Small(1, heads=2)
+    return MODELS["baseline_cnn"](1, **ARGUMENTS)
 
 
 @pytest.fixture
@@ -95,11 +57,10 @@ def path(sound) -> Path:
 
 def test_round_trip(sound, path, model):
     loaded = load_checkpoint(path)
-    assert isinstance(loaded, Small) and loaded.heads == 2 and not loaded.training
-    assert loaded.objective == OBJECTIVES["regression"]
+    assert not loaded.training and loaded.objective == OBJECTIVES["regression"]
     assert loaded.metadata.items() >= ABOUT.items() and loaded.metadata == read_metadata(path)
     images = torch.rand(3, 1, 40, 168)
-    assert torch.equal(loaded(images), model(images)), "with its constants, which are in no file"
+    torch.testing.assert_close(loaded(images), model(images))  # with its constants, which are in no file
     assert torch.equal(safetensors.torch.load_file(path)["head.weight"], model.head.weight), "others can open it too"
     state = load_state(sound[load_state])
     assert torch.equal(state.pop("weights"), STATE["weights"])
@@ -107,13 +68,8 @@ def test_round_trip(sound, path, model):
     before = path.read_bytes()
     save_checkpoint(model, path, **dict(reversed(ABOUT.items())))
     assert path.read_bytes() == before, "the same weights and metadata give the same bytes"
-
-
-def test_half_precision_and_older_files_that_name_the_model_beside_the_settings_are_loaded(model, tmp_path):
-    about = {"settings": {}, "model": "small", "model_args": {"heads": 2}, "objective": "regression"}
-    save_checkpoint(model.half(), tmp_path / "older.safetensors", **ABOUT | about)
-    loaded = load_checkpoint(tmp_path / "older.safetensors")
-    assert loaded.heads == 2 and torch.equal(loaded.head.weight, model.head.weight.float())
+    (other := path.with_name("other")).touch()
+    assert path.stat().st_mode == other.stat().st_mode, "others may read it"
 
 
 def test_without_a_seed_the_best_on_validation_is_loaded(model, tmp_path):
@@ -126,15 +82,9 @@ def test_without_a_seed_the_best_on_validation_is_loaded(model, tmp_path):
             save_checkpoint(model, tmp_path / f"{experiment}-seed{seed}.safetensors", **ABOUT | about)
     assert best_checkpoint(tmp_path, "small-regression") == tmp_path / "small-regression-seed2.safetensors"
     assert load_checkpoint(tmp_path / "small-regression.safetensors").metadata["seed"] == 2
-    flip(tmp_path / "small-regression-seed2.safetensors", b"head.bias", b"heap.bias")
-    with pytest.raises(CheckpointError, match=r"seed2.safetensors .* digest"):
+    (tmp_path / "small-regression-seed2.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"seed2.safetensors cannot be used"):
         best_checkpoint(tmp_path, "small-regression")
-
-
-def flip(path: Path, where: bytes, replacement: bytes) -> None:
-    content = path.read_bytes()
-    assert content.count(where) == 1 and len(where) == len(replacement)
-    path.write_bytes(content.replace(where, replacement))
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -149,21 +99,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "safetensors of somebody else": lambda path: safetensors.torch.save_file({"w": torch.ones(2)}, path),
     "metadata nested deeply": lambda path: safetensors.torch.save_file({}, path, {checkpoints.FORMAT: "[" * 200_000}),
     "a pickle of torch": lambda path: torch.save({"w": torch.ones(2)}, path),
-}
-WEIGHTS_DAMAGES = {
     "a header of a gigabyte": lambda path: path.write_bytes((10**9).to_bytes(8, "little") + path.read_bytes()[8:]),
-    "a tensor's shape": lambda path: flip(path, b"[1,4]", b"[4,1]"),
-    "an argument": lambda path: flip(path, b'{\\"heads\\": 2}', b'{\\"heads\\": 3}'),
 }
 
 
-@pytest.mark.parametrize(
-    ("read", "damage"),
-    [(read, damage) for read in (load_checkpoint, load_state, read_record) for damage in DAMAGES]
-    + [(load_checkpoint, damage) for damage in WEIGHTS_DAMAGES],
-)
+@pytest.mark.parametrize("read", [load_checkpoint, load_state, read_record])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_named_with_the_remedy(read, damage, sound):
-    (DAMAGES | WEIGHTS_DAMAGES)[damage](sound[read])
+    DAMAGES[damage](sound[read])
     with pytest.raises(DigitsumError) as caught:
         read(sound[read])
     assert str(sound[read]) in str(caught.value)
@@ -171,17 +114,21 @@ def test_a_damaged_file_is_named_with_the_remedy(read, damage, sound):
     assert (train if read is load_checkpoint else "elete it") in str(caught.value)
 
 
-def test_a_compressed_state_is_refused(tmp_path):
+def seal(path: Path) -> None:
+    path.write_bytes(hashlib.sha256(path.read_bytes()).digest() + path.read_bytes())
+
+
+def test_nothing_of_a_state_is_unpickled_or_expanded(tmp_path):
     path = tmp_path / "resume.pt"
+    torch.save({"a": Path()}, path)
+    seal(path)
+    with pytest.raises(CheckpointError, match="weights_only"):
+        load_state(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
     seal(path)
     with pytest.raises(CheckpointError, match="compressed"):
         load_state(path)
-
-
-def seal(path: Path) -> None:
-    path.write_bytes(hashlib.sha256(path.read_bytes()).digest() + path.read_bytes())
 
 
 @pytest.mark.parametrize("read", [load_checkpoint, load_state])
@@ -195,35 +142,29 @@ def test_a_damaged_byte_is_noticed_wherever_it_is(read, position, bits, sound):
         read(damaged)
 
 
-@pytest.mark.parametrize("load", [load_checkpoint, load_state])
-def test_nothing_is_ever_unpickled(load, tmp_path):
-    marker, path = tmp_path / "marker", tmp_path / "evil.pt"
-    torch.save({"model": Evil(marker)}, path)
-    for prepare in (lambda path: None, seal):
-        prepare(path)
-        with pytest.raises(CheckpointError, match="evil.pt"):
-            load(path)
-    assert not marker.exists()
-    pickle.loads(pickle.dumps(Evil(marker)))
-    assert marker.exists(), "it does, once somebody unpickles it"
-
-
 # What is whole and hostile
 
+
+def of(**settings: Any) -> dict[str, Any]:
+    return {"settings": ABOUT["settings"] | settings}
+
+
 UNFIT: list[dict[str, Any]] = [
-    {"model": "baseline_cnn", "model_args": {"hidden": 80_000}},  # 8 GB
-    {"model": "reader", "model_args": {"depths": [1_000_000, 1, 1, 1]}, "objective": "sum_likelihood"},
-    {"model": "baseline_cnn", "model_args": {"channels": [4] * 10_000}},
-    {"model": "reader", "model_args": {}, "objective_args": {"outputs": 1_000_000_000}},
-    *({key: None} for key in (*ABOUT, "model", "model_args", "objective", "objective_args") if key != "commit"),
-    *({"model_args": args} for args in (5, {"tails": 2}, {"outputs": 1}, {"heads": 9}, {"heads": "2"}, {"heads": INF})),
+    of(model_args={"hidden": 80_000}),  # 8 GB
+    of(model="reader", model_args={"depths": [1_000_000, 1, 1, 1]}, objective="sum_likelihood"),
+    of(model_args={"channels": [4] * 10_000}),
+    of(model="reader", model_args={}, objective_args={"outputs": 1_000_000_000}),
+    *({key: None} for key in ABOUT if key != "commit"), {"seed": "3"},
     *({"validation": accuracy} for accuracy in ({}, [1], {"accuracy": {"value": 7.0}}, {"accuracy": {"value": NAN}})),
-    *({"model": model} for model in ("of_tomorrow", ["small"])), {"objective_args": {"of_tomorrow": 1}}, {"seed": "3"},
-    *({"objective": objective} for objective in ("of_tomorrow", "classification", "sum_likelihood")),
+    *(of(**{key: None}) for key in ("model", "model_args", "objective", "objective_args")),
+    *(of(model_args=args) for args in (5, {"tails": 2}, {"outputs": 1})),
+    *(of(model_args={"hidden": size}) for size in (9, "2", INF)),
+    *(of(model=model) for model in ("of_tomorrow", ["reader"])), of(objective_args={"of_tomorrow": 1}),
+    *(of(objective=objective) for objective in ("of_tomorrow", "classification", "sum_likelihood")),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", UNFIT, ids=lambda wrong: str(wrong)[:60])
+@pytest.mark.parametrize("wrong", UNFIT)
 def test_a_small_hostile_checkpoint_is_refused_at_once(wrong, model, path):
     save_checkpoint(model, path, **ABOUT | wrong)
     started = time.perf_counter()
@@ -234,13 +175,12 @@ def test_a_small_hostile_checkpoint_is_refused_at_once(wrong, model, path):
     assert message.startswith(str(path)) and "\n" not in message and len(message) < 1000
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_weights_or_answers_that_are_no_numbers_are_refused(value, model, path):
-    model.head.weight.data[0, 2] = value
+def test_weights_or_answers_that_are_no_numbers_are_refused(model, path):
+    model.head.weight.data[0, 1] = NAN
     save_checkpoint(model, path, **ABOUT)
     columns = path.with_name("columns.safetensors")  # one number for each column
-    about = {"model": "reader", "model_args": {"widths": [2, 2, 2]}}
-    save_checkpoint(MODELS["reader"](1, widths=(2, 2, 2)), columns, **ABOUT | about)
+    args = {"widths": [2, 2, 2]}
+    save_checkpoint(MODELS["reader"](1, **args), columns, **ABOUT | of(model="reader", model_args=args))
     for file in (path, columns):
         with pytest.raises(CheckpointError, match="finite numbers"):
             load_checkpoint(file)
@@ -258,53 +198,17 @@ def test_a_record_of_other_types_or_too_large_is_refused(key, sound):
 def test_a_full_disk_leaves_the_old_files_and_nothing_else(sound, model):
     resource = pytest.importorskip("resource")
     before = {file: file.read_bytes() for file in sound.values()}
-    writers: dict[Any, Callable[[Path], None]] = {
-        load_checkpoint: lambda path: save_checkpoint(model, path, **ABOUT | {"seed": 4}),
-        load_state: lambda path: checkpoints.save_state(path, **STATE | {"best_epoch": 2}),
-        read_record: lambda path: checkpoints.write_json(RECORD | {"seed": 4}, path),
-    }
+    writers = (
+        lambda: save_checkpoint(model, sound[load_checkpoint], **ABOUT | {"seed": 4}),
+        lambda: checkpoints.save_state(sound[load_state], **STATE | {"best_epoch": 2}),
+        lambda: checkpoints.write_json(RECORD | {"seed": 4}, sound[read_record]),
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # bytes of a file
     try:
-        for kind, write in writers.items():
+        for write in writers:
             with pytest.raises(OSError, match="cannot be written .* is kept"):
-                write(sound[kind])
+                write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {file: file.read_bytes() for file in sound[load_state].parent.iterdir()} == before
-
-
-def test_a_file_is_never_seen_half_written_and_can_be_read_by_others(path, model, monkeypatch, tmp_path):
-    whole = Path.write_bytes
-
-    def look(*arguments, **options):
-        whole(*arguments, **options)
-        assert read_metadata(path)["seed"] == 3
-
-    monkeypatch.setattr(Path, "write_bytes", look)
-    save_checkpoint(model, path, **ABOUT | {"seed": 4})
-    assert read_metadata(path)["seed"] == 4 and not list(path.parent.glob(".*"))
-    other = tmp_path / "other"
-    other.touch()
-    assert path.stat().st_mode == other.stat().st_mode
-
-
-def test_the_next_run_of_the_same_name_sweeps_what_a_killed_one_left(tmp_path):
-    weights, record = tmp_path / "m" / "a[1]-seed1.safetensors", tmp_path / "r" / "a[1]-seed1.json"
-    kept = [tmp_path / "m" / name for name in (".a[1]-seed10.resume.pt.0a.tmp", ".a1-seed1.safetensors.0a.tmp")]
-    stale = [weights.with_name(".a[1]-seed1.resume.pt.0a.tmp"), record.with_name(".a[1]-seed1.json.0a.tmp")]
-    for file in kept + stale:
-        file.parent.mkdir(exist_ok=True)
-        file.touch()
-    with locked(weights, record):
-        assert not any(file.exists() for file in stale)
-    assert all(file.exists() for file in kept)
-
-
-def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints.secrets, "token_hex", lambda size: "0a")  # as if somebody had guessed it
-    (tmp_path / "precious").write_text("kept")
-    (tmp_path / ".a.json.0a.tmp").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="cannot be written"):
-        checkpoints.write_json({}, tmp_path / "a.json")
-    assert (tmp_path / "precious").read_text() == "kept"

@@ -1,7 +1,5 @@
 """The same on a GPU: training, resuming, predicting and the likelihood."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

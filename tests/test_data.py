@@ -7,6 +7,7 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -74,13 +75,11 @@ def test_unseen_strips_share_no_glyph_with_the_others(source, seed, request, mon
 
 def test_the_seed_decides_and_no_two_data_sets_share_a_stream(tmp_path, monkeypatch, small_sources):
     write_pair(tmp_path, n=300)
-    compose, streams = digitsum.data.compose, []
-    monkeypatch.setattr(
-        digitsum.data, "compose", lambda *args, seed, **kw: streams.append(seed) or compose(*args, seed=seed, **kw)
-    )
+    compose = Mock(wraps=digitsum.data.compose)
+    monkeypatch.setattr(digitsum.data, "compose", compose)
     for source in ("course", "digits"):
         assert len({load_data(source, tmp_path, seed).fingerprint for seed in (0, 1, 2)}) == 3
-    assert len(set(streams)) == len(streams) == 6
+    assert len({call.kwargs["seed"] for call in compose.mock_calls}) == compose.call_count == 6
     assert load_data("digits", seed=1).fingerprint == load_data("digits", seed=1).fingerprint
 
 
@@ -143,37 +142,24 @@ def test_a_corrupt_mnist_file_is_refused(mnist_root, tmp_path):
 
 
 def test_sources_that_are_not_there_are_refused(tmp_path):
-    for unknown in ("imagenet", "course"):
-        with pytest.raises(DataError, match=f"no source '{unknown}' of glyphs. Use mnist or digits"):
-            source_glyphs(unknown)
-    for root in (tmp_path, tmp_path / "none"):
-        with pytest.raises(DataError, match=r"holds no data<k>\.npy. Put data0\.npy"):
-            load_data("course", root)
-
-
-class Bomb:
-    """Once unpickled, it makes a folder."""
-
-    def __reduce__(self):
-        return os.mkdir, ("exploded",)
+    with pytest.raises(DataError, match="no source 'course' of glyphs. Use mnist or digits"):
+        source_glyphs("course")
+    with pytest.raises(DataError, match=r"holds no data<k>\.npy. Put data0\.npy"):
+        load_data("course", tmp_path / "none")
 
 
 def saved(array: np.ndarray):
-    return lambda path: np.save(path, array, allow_pickle=True)
+    return lambda path: np.save(path, array)
 
 
 INKED = np.zeros((20, 40, 168), np.uint8)
 INKED[:, 20, 20:40] = 255
-REMEDIES = re.compile(r"\. (Correct|Save|Take)\b")
 FAULTS = {
     "missing images": ("data0.npy", Path.unlink, "no such file.* Save"),
     "cut images": ("data0.npy", lambda p: os.truncate(p, 5000), "cannot be used"),
     "trailing bytes": ("lab0.npy", lambda p: p.write_bytes(p.read_bytes() + b"0"), "1 bytes after its end"),
     "no strips": ("data0.npy", saved(np.zeros((0, 40, 168), np.uint8)), r"\(0, 40, 168\)"),
-    "pickled array": ("data0.npy", saved(np.array([Bomb()] * 20, object)), "cannot be used"),
-    "pickle": ("lab0.npy", lambda p: p.write_bytes(pickle.dumps(Bomb())), "cannot be used"),
-    "unknown version": ("data0.npy", lambda p: p.write_bytes(b"\x93NUMPY\x09" + p.read_bytes()[7:]), "cannot be used"),
-    "archive": ("data0.npy", lambda p: np.savez(p.open("wb"), INKED), "cannot be used"),
+    "pickle": ("lab0.npy", lambda p: p.write_bytes(pickle.dumps({})), "pickled"),
     "folder": ("lab0.npy", lambda p: (p.unlink(), p.mkdir()), "cannot be used"),
     "narrow images": ("data0.npy", saved(INKED[:, :, :160]), "160.* 168"),
     "negative values": ("data0.npy", saved(INKED - 1.0), r"-1\.0"),
@@ -188,8 +174,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_unusable_course_file_is_named_with_its_fault_and_remedy(fault, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_unusable_course_file_is_named_with_its_fault_and_remedy(fault, tmp_path):
     write_pair(tmp_path, 0)
     write_pair(tmp_path, 1, start=20)
     name, breaks, message = FAULTS[fault]
@@ -197,8 +182,7 @@ def test_an_unusable_course_file_is_named_with_its_fault_and_remedy(fault, tmp_p
     with pytest.raises(DataError, match=message) as error:
         load_data("course", tmp_path)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
-    assert REMEDIES.search(str(error.value)), "no remedy"
-    assert not (tmp_path / "exploded").exists(), "a pickle was run"
+    assert re.search(r"\. (Save|Take) ", str(error.value)), "no remedy"
 
 
 def test_a_failed_download_says_what_to_do(offline, tmp_path):

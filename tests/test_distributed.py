@@ -1,7 +1,5 @@
 """Two processes train as one does: the same loss curve, every strip once, one writer."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -9,10 +7,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT
-
-import digitsum.data
-from digitsum import devices
-from digitsum.__main__ import main
 
 PLAIN, WITH_STATISTICS = "baseline_cnn-regression", "reader"  # without and with batch normalisation
 # 67 strips: batches of 13 and 14, which two processes divide unevenly.
@@ -33,20 +27,17 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[int, Path]:
     """The results of the same command by one process, and by two under torchrun."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(one)
-        patch.setattr(digitsum.data, "STRIPS", 100)
-        patch.setattr(digitsum.data, "UNSEEN", 21)
-        patch.setattr(devices, "has_bfloat16", lambda device: False)
-        assert main(TRAIN) == 0
-    (two / "process.py").write_text(PROCESS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "process.py"]
-    environment = ENVIRONMENT | {"TMPDIR": str(two), "OMP_NUM_THREADS": "1"}  # torchrun leaves files of its own
-    done = subprocess.run([*torchrun, *TRAIN], cwd=two, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (two / "said").write_text(done.stdout)
-    return {1: one, 2: two}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    folders = {}
+    for processes, launcher in ((1, []), (2, torchrun)):
+        folders[processes] = folder = tmp_path_factory.mktemp("run")
+        (folder / "process.py").write_text(PROCESS)
+        environment = ENVIRONMENT | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}  # torchrun leaves files of its own
+        command = [sys.executable, *launcher, "process.py", *TRAIN]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (folder / "said.txt").write_text(done.stdout)
+    return folders
 
 
 def record(folder: Path, name: str) -> dict:
@@ -68,8 +59,6 @@ def test_two_processes_have_the_curve_and_the_metrics_of_one(runs):
 
 
 def test_only_the_first_process_writes_and_speaks(runs):
-    files = {
-        number: {p.relative_to(f).as_posix() for p in f.rglob("[!.]*.*") if p.is_file()} for number, f in runs.items()
-    }
-    assert files[2] - {"process.py"} == files[1]
-    assert (runs[2] / "said").read_text().count("safetensors") == 2
+    one, two = ({p.relative_to(f) for p in f.rglob("[!.]*.*") if p.is_file()} for f in runs.values())
+    assert one == two
+    assert (runs[2] / "said.txt").read_text().count("safetensors") == 2

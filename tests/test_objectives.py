@@ -1,7 +1,5 @@
 """Objectives: losses and predicted sums against computations by hand."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

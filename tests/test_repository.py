@@ -1,7 +1,5 @@
 """The repository as a reader finds it: one door, short files, links that lead somewhere, notebooks that ran."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -17,7 +15,6 @@ from conftest import REPOSITORY as ROOT
 SRC, RESEARCH, TESTS = (ROOT / name for name in ("src/digitsum", "research", "tests"))
 NOTEBOOKS = [ROOT / "training.ipynb", ROOT / "inference.ipynb"]
 MACHINE_PATH = re.compile(rb"(?<![\w./~-])/(?:work|root|home/\w+|Users/\w+)(?=[/\s\"'\\:,)]|$)")
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +66,7 @@ def test_files_and_functions_are_short() -> None:
         (name, node.name): node.end_lineno - node.lineno + 1
         for name, tree in (modules(SRC) | modules(RESEARCH)).items()
         for node in ast.walk(tree)
-        if isinstance(node, Function)
+        if isinstance(node, ast.FunctionDef)
     }
     assert long_files == {} and {where: size for where, size in sizes.items() if size > 60} == {}
     assert sizes["src/digitsum/training.py", "train"] <= 60
@@ -91,10 +88,9 @@ def test_the_package_depends_on_what_it_imports() -> None:
     """pyproject.toml names what src/ imports, and requirements.txt has each of these."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     used = {name.split(".")[0] for tree in modules(SRC).values() for name in imports(tree)}
+    outside = used - sys.stdlib_module_names - {"digitsum", "pillow_heif", "anywidget"}
     package_of = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
-    used = {
-        package_of.get(name, name) for name in used - sys.stdlib_module_names - {"digitsum", "pillow_heif", "anywidget"}
-    }
+    used = {package_of.get(name, name) for name in outside}
     declared = packages(project["dependencies"])
     assert used <= declared <= packages((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     assert declared - used <= {"tabulate"}, "which pandas needs for tables in Markdown"

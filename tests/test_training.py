@@ -1,7 +1,5 @@
 """The real train() on a handful of strips: it learns, it is reproducible, it stops and resumes as promised."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,7 +22,6 @@ from digitsum.objectives import Regression
 from digitsum.optim import OPTIMIZERS
 from digitsum.training import Run, batches
 
-CPU = torch.device("cpu")
 STEPS = 3  # an epoch of the experiments below, on the 48 strips of `tiny`
 SHORT = replace(
     EXPERIMENTS["baseline_cnn-regression"], model_args={"channels": (4, 8), "hidden": 16}, epochs=3, batch_size=16
@@ -57,15 +54,12 @@ def short_run(tiny) -> Run:
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "reader"])
 def test_memorises_a_handful(name, tiny):
     """To a loss that one answer to all strips cannot have: below the sums' variance, or the labels' entropy."""
-    experiment, data = replace(EXPERIMENTS[name], epochs=16, batch_size=16, augment=None), tiny.head(16, 8)
+    experiment, data = replace(EXPERIMENTS[name], epochs=16, batch_size=8, augment=None), tiny.head(8, 4)
+    varied = entropy(np.bincount(data.train.sums))
     if experiment.objective == "regression":  # around 0, so that no step is spent on the sums' mean
-        data = replace(data, train=replace(data.train, sums=data.train.sums - 18))
+        varied, data = data.train.sums.var(), replace(data, train=replace(data.train, sums=data.train.sums - 18))
     losses = [row["train_loss"] for row in run(experiment, data).history]
-    assert losses[-1] < 0.7 * losses[0]
-    if experiment.objective == "regression":
-        assert losses[-1] < data.train.sums.var()
-    if experiment.objective == "classification":
-        assert losses[-1] < entropy(np.bincount(data.train.sums))
+    assert losses[-1] < min(0.7 * losses[0], varied)
 
 
 def test_learns_to_read_strips_that_it_has_not_seen(tiny):
@@ -77,7 +71,7 @@ def test_learns_to_read_strips_that_it_has_not_seen(tiny):
 
     seen, unseen = source_glyphs("digits")
     experiment = replace(
-        EXPERIMENTS["reader"], model_args={"widths": (16, 32, 64)}, objective_args={"count": 1, "start_steps": 0},
+        EXPERIMENTS["reader"], model_args={"widths": (8, 16, 32)}, objective_args={"count": 1, "start_steps": 0},
         epochs=3, batch_size=32, trim=False, augment=None,
     )  # fmt: skip
     result = run(experiment, replace(tiny, train=strips(seen, 800, 0), val=strips(seen, 50, 1)))
