@@ -41,7 +41,7 @@ def reproduce(names: Names = (), weights: Weights = "published", dry_run: bool =
 
     data = given.data()
     planned = plan(data, names, weights=weights, results=given.results)
-    print(*planned, f"{sum(bool(row.why) for row in planned)} of {len(planned)} runs to train", sep="\n", flush=True)
+    print(*planned, f"{sum(not row.done for row in planned)} of {len(planned)} runs to train", sep="\n", flush=True)
     return 0 if dry_run else min(reproduce(data, planned, **given.of_runs()), 1)
 
 
@@ -51,7 +51,7 @@ def study(name: Positional[str], seeds: tuple[int, ...] = (0, 1, 2), only: Rows 
 
     if name not in STUDIES:
         raise TrainingError(f"There is no study {name}. Use one of {', '.join(STUDIES)}.")
-    rows = [variant.name for variant in variants_of(name)]
+    rows = variants_of(name)
     if unknown := [row for row in only if row not in rows]:
         raise TrainingError(f"{name} has no row {', '.join(unknown)} to train. It has {', '.join(rows) or 'none'}.")
     for path, record in run_study(name, given.data(), seeds=seeds, only=only, root=given.root, **given.of_runs()):
@@ -80,9 +80,9 @@ def compare(given: Given = Options()):
 
 def tables(given: Given = Options()):
     """Renew the tables of README.md and docs/ from the records. Example: python -m research tables"""
-    from .paper import performance, tables
+    from .paper import performance, published
 
-    changed = tables.renew(tables.published_tables(given.results) | performance.published_tables(given.results))
+    changed = published.renew(published.published_tables(given.results) | performance.published_tables(given.results))
     print("New tables:", ", ".join(map(str, changed)) or "none")
 
 
@@ -90,8 +90,8 @@ def report(output: Path = Path("report.pdf"), redraw: bool = False, given: Given
     """Build the paper from the records, --redraw with new pictures of strips. Example: python -m research report"""
     from .paper.report import make_report
 
-    changed = make_report(given.results, given.models, given.root, output, redraw)
-    print(output, "is new" if changed else "is up to date")
+    make_report(given.results, given.models, given.root, output, redraw)
+    print(f"{output} is written")
 
 
 def main(arguments: list[str] | None = None) -> int:

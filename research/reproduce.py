@@ -1,31 +1,26 @@
 """Train the runs that the published tables take and the records lack."""
 
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from digitsum.data import Data
 from digitsum.errors import DigitsumError, TrainingError
-from digitsum.experiments import Experiment, same_settings
-from digitsum.runs import read_record
+from digitsum.experiments import Experiment
 
-from .paper.records import trained_on
+from .studies import on_record
 from .systems import EXPERIMENTS, run_system
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     experiment: Experiment
     seed: int
-    why: str  # the reason to train it; "" if it is on record
-    minutes: float | None  # that it may take on the hardware of the records; None without records
+    done: bool  # on record, of the same data and settings
 
     def __str__(self) -> str:
-        minutes = f", about {self.minutes:.0f} minutes" if self.why and self.minutes is not None else ""
-        return f"{self.experiment.name}, seed {self.seed}: {self.why or 'on record'}{minutes}"
+        return f"{self.experiment.name}, seed {self.seed}: {'on record' if self.done else 'to train'}"
 
 
 def seeds_of(name: str) -> tuple[int, ...]:
@@ -44,18 +39,9 @@ def plan(data: Data, names: Sequence[str] = (), *, weights: str = "", results: s
     planned = []
     for name in names or EXPERIMENTS:
         experiment = replace(EXPERIMENTS[name], weights=None) if weights == "none" else EXPERIMENTS[name]
-        found = map(read_record, Path(results, data.source).glob(f"{name}-seed*.json"))
-        records = {record["seed"]: record for record in found}
-        trained = [record for record in records.values() if record["history"]]
-        costs = [r["seconds"]["train"] / 60 / len(r["history"]) / trained_on(r) for r in trained]
-        minutes = statistics.median(costs) * experiment.epochs * len(data.train) if costs else None
         for seed in seeds_of(name):
-            why = "" if seed in records else "no record"
-            if seed in records and records[seed]["data"]["fingerprint"] != data.fingerprint:
-                why = "its record is of other data"
-            elif seed in records and not same_settings(records[seed]["settings"], asdict(experiment)):
-                why = "its record has other settings"
-            planned.append(Planned(experiment, seed, why, minutes))
+            path = Path(results, data.source, f"{name}-seed{seed}.json")
+            planned.append(Planned(experiment, seed, bool(on_record(path, data, experiment))))
     return planned
 
 
@@ -64,7 +50,7 @@ def reproduce(data: Data, planned: Sequence[Planned], **options: Any) -> int:
     failed = 0
     for row in planned:
         try:
-            if row.why:
+            if not row.done:
                 run_system(row.experiment, data, seed=row.seed, **options)
         except DigitsumError as error:
             print(f"research: {row.experiment.name}, seed {row.seed}: {error}", file=sys.stderr)

@@ -41,10 +41,7 @@ def of_runs(seeds: Sequence[Record], split: str, measure: str = "accuracy", wors
 
 
 def summary(seeds: Sequence[Entry], worst: bool = False, error: bool = False) -> str:
-    """Return one seed with its interval, "75.3 % (74.0–76.5)", and several as "98.1 ± 0.2 %, worst 97.9 %".
-
-    An error is no proportion, and its worst is its largest. Without seeds there is a dash.
-    """
+    """Return one seed as "75.3 % (74.0–76.5)", several as "98.1 ± 0.2 %, worst 97.9 %", and none as a dash."""
     if len(seeds) < 2:
         return (number if error else percent)(seeds[0]) if seeds else NOTHING
     digits, unit, scale = (2, "", 1) if error else (1, " %", 100)

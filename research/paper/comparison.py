@@ -16,20 +16,17 @@ from digitsum.errors import RecordError
 from digitsum.evaluation import Predictions, mean_ci, unpack
 from digitsum.provenance import provenance
 
-from .records import SOURCE, best_seed, load_records, one_row_each, ranking
+from .published import load_records
+from .records import SOURCE, best_seed, one_row_each, ranking
 
 
 def compare(data: Data, *, results: str | Path = "results") -> dict[str, Any]:
-    """Compare the best seed of each experiment with the next best on the last split, and write comparison.json.
-
-    Returns that record: `systems` by accuracy, `pairs` of neighbours (see `pair`), and each system's `design_effect`.
-    Raises RecordError if nothing can be compared.
-    """
+    """Compare the best seed of each experiment with the next best on the last split; write and return the record."""
     split, strips = list(data.splits.items())[-1]
     records = load_records(results)
     systems, rows = ranking(records), one_row_each(records)
     if not systems or strips.glyphs is None or records[0]["data"]["fingerprint"] != data.fingerprint:
-        raise RecordError(f"{results}/{SOURCE} holds no records to compare on these strips; train some")
+        raise RecordError(f"{results}/{SOURCE} holds no records to compare on these strips. Train some.")
     names = [system["experiment"] for system in systems]
     answers = {name: unpack(best_seed(rows[name])["answers"]) for name in names}
     record = {

@@ -13,12 +13,14 @@ import typst
 
 from digitsum import plots
 from digitsum.checkpoints import replacing, write_json
-from digitsum.errors import RecordError
+from digitsum.errors import RecordError, refusing
+from digitsum.runs import load_json
 
-from ..studies import READER, SMALL
+from ..studies import READER, SMALL, STUDIES
 from . import cells, charts
-from .records import Entry, Record, Studies, best_seed, load_all, one_row_each, read_json
-from .tables import MEASURED, tables_of
+from .published import load_all
+from .records import Entry, Record, Studies, best_seed, one_row_each
+from .tables import tables_of
 
 WAYS = {"plain": "as it is", "tempered": "with one temperature"}
 SHOWN = ("ablations", "sums", "counts", "cut_digits", "tta", "calibration", "ensemble", "pseudo_labels")
@@ -31,29 +33,27 @@ CURVES = 4  # draw at most so many experiments of each objective
 def make_report(
     results: str | Path = "results", models: str | Path = "models", root: str | Path = "data",
     output: str | Path = "report.pdf", redraw: bool = False,
-) -> bool:  # fmt: skip
-    """Build the paper at `output` from the records in `results`; return whether it changed.
+) -> None:  # fmt: skip
+    """Build the paper at `output`; `redraw` first makes figures/ and results/report anew, from MNIST and the reader.
 
-    `redraw` first makes figures/ and results/report anew, which needs MNIST in `root` and the reader's weights.
     Raises RecordError for records that are missing or contradict a sentence, and leaves an old paper alone.
     """
     seen, output = Path(results) / "report" / "mnist.json", Path(output)
     if redraw:
-        from .look import look
-
-        write_json(look(root, Path(models) / "mnist" / f"{READER}.safetensors", HERE / "figures"), seen)
-    records, studies, comparison = load_all(results)
-    told = facts(records, studies, comparison, read_json(seen, {"errors": dict, "generator": dict}))
+        write_json(charts.look(root, Path(models) / "mnist" / f"{READER}.safetensors", HERE / "figures"), seen)
+    published = load_all(results)
+    with refusing(seen, "Make it again: python -m research report --redraw", RecordError):
+        looked = load_json(seen)
     with TemporaryDirectory() as folder:
         source = Path(shutil.copytree(HERE, Path(folder) / "paper"))
-        write_json(told, source / "facts.json")
-        draw_charts(records, studies, source / "charts")
+        try:
+            write_json(facts(*published, looked), source / "facts.json")
+            draw_charts(*published[:2], source / "charts")
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise RecordError(f"{results} lacks what the paper tells ({error!r}). Restore its records.") from error
         paper = compile_paper(source / "report.typ")
-    changed = not output.exists() or output.read_bytes() != paper
-    if changed:
-        with replacing(output) as temporary:
-            temporary.write_bytes(paper)
-    return changed
+    with replacing(output) as temporary:
+        temporary.write_bytes(paper)
 
 
 def compile_paper(path: Path) -> Any:
@@ -71,19 +71,23 @@ def compile_paper(path: Path) -> Any:
 def draw_charts(records: Sequence[Record], studies: Studies, folder: Path) -> None:
     """Draw the figures that need no strips."""
     rows = one_row_each(records)
-    accuracies = {name: of_seeds([run["metrics"]["unseen"]["accuracy"] for run in row]) for name, row in rows.items()}
-    charts.save(plots.accuracies(accuracies), folder / "accuracies.pdf", 6.4, 0.6 + 0.18 * len(rows))
+    charts.save(
+        plots.accuracies({name: shares(row)["unseen"] for name, row in rows.items()}),
+        folder / "accuracies.pdf",
+        6.4,
+        0.6 + 0.18 * len(rows),
+    )
     whole = [row[0] for row in rows.values() if row[0]["history"] and not row[0]["changed"]]
     whole.sort(key=lambda run: -run["metrics"]["val"]["accuracy"]["value"])
     kinds = [run["settings"]["objective"] for run in whole]
     drawn = [run for k, run in enumerate(whole) if kinds[:k].count(kinds[k]) < CURVES]
     charts.save(plots.curves(drawn), folder / "curves.pdf", 11, 2.3 * len(set(kinds)))
     best = best_seed(rows[READER])["seed"]
-    for measured in (each["measured"] for each in studies["calibration"][READER] if each["seed"] == best):
-        errors = {way: f"calibration error {measured[way]['expected_calibration_error']:.2%}" for way in WAYS}
-        diagrams = {f"{words}\n{errors[way]}": measured[way]["reliability"] for way, words in WAYS.items()}
-        charts.save(charts.reliability(diagrams), folder / "reliability.pdf", 7.5, 3.6)
-        charts.save(charts.coverage(measured["coverage"]), folder / "coverage.pdf", 5, 2.5)
+    (measured,) = (each["measured"] for each in studies["calibration"][READER] if each["seed"] == best)
+    errors = {way: f"calibration error {measured[way]['expected_calibration_error']:.2%}" for way in WAYS}
+    diagrams = {f"{words}\n{errors[way]}": measured[way]["reliability"] for way, words in WAYS.items()}
+    charts.save(charts.reliability(diagrams), folder / "reliability.pdf", 7.5, 3.6)
+    charts.save(charts.coverage(measured["coverage"]), folder / "coverage.pdf", 5, 2.5)
     outside = {name: record["measured"] for name, (record,) in studies["handwriting"].items()}
     diagrams = {f"{name}\ntemperature {each['temperature']:.2f}": each["reliability"] for name, each in outside.items()}
     charts.save(charts.reliability(diagrams), folder / "handwriting.pdf", 7.5, 3.6)
@@ -104,14 +108,14 @@ def facts(records: Sequence[Record], studies: Studies, comparison: Record | None
         "theirs": {name: stated | {"ours": _beside(stated, rows[name])} for name, stated in cells.REPORTED.items()},
         "tables": tables_of(records, studies, comparison),
         "variants": {name: shares(seeds) for study in ("ablations", "sums") for name, seeds in studies[study].items()},
-        "measured": {name: cells.column(studies[name][READER], "measured") for name in SHOWN if name in MEASURED},
+        "measured": {name: cells.column(studies[name][READER], "measured") for name in SHOWN if STUDIES[name].measure},
         "ensemble_of": len(studies["ensemble"][READER][0]["seeds"]),
         "comparison": comparison, "seen": seen, "data": records[0]["data"],
     }  # fmt: skip
 
 
 def shares(seeds: Sequence[Record]) -> dict[str, Any]:
-    """Return the accuracy on each split, and `strings`, if a row reads digits: unseen strips with all digits right."""
+    """Return the accuracy on each split, and `strings`: unseen strips with all digits right, if a row reads digits."""
     entries = {split: cells.column(seeds, "metrics", split, "accuracy") for split in seeds[0]["metrics"]}
     return {name: of_seeds(each) for name, each in (entries | {"strings": cells.strings(seeds)}).items() if each}
 

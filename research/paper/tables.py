@@ -5,60 +5,19 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from digitsum.checkpoints import replacing
-from digitsum.errors import RecordError
-
-from ..studies import variants_of
+from ..studies import STUDIES, variants_of
 from ..systems import SUPERVISION, SYSTEMS
 from . import cells
 from .cells import NOTHING, PEERS, REPORTED
 from .claims import judged
-from .records import REFERENCES, SOURCE, Record, Studies, load_all, rows_of
-
-PAGES = ("README.md", "docs/results.md", "docs/reader.md", "docs/handwriting.md", "docs/performance.md")
-MARKER = re.compile(r"^<!-- /?table:(\S+) -->$", re.MULTILINE)
-PLACE = re.compile(r"^(<!-- table:(\S+) -->$).*?^(<!-- /table:\2 -->)$", re.MULTILINE | re.DOTALL)
+from .records import REFERENCES, SOURCE, Record, Studies, rows_of
 
 Row = dict[str, str]  # cells by the names of their columns
+Measured = Mapping[str, Sequence[Record]]  # what a study has measured, by reader
 IN_README = {*REFERENCES, "resnet50_imagenet-classification", "resnet50_imagenet-regression"}  # beside the core
-
-
-def published_tables(results: str | Path = "results") -> dict[str, str]:
-    """Return every table by name, as Markdown. Raises RecordError if a record is wrong, or if there are none."""
-    records, studies, comparison = load_all(results)
-    tables = {name: markdown(rows) for name, rows in tables_of(records, studies, comparison).items()}
-    commands = dict.fromkeys(cells.command(record) for seeds in rows_of(records) for record in seeds)
-    return tables | {"commands": "\n".join(["```bash", *commands, "```"])}
-
-
-def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | None) -> dict[str, list[Row]]:
-    """Return the rows of every table by its name."""
-    rows = rows_of(records)
-    short = [seeds for seeds in rows if "evaluate_limit" in seeds[0]["changed"]]
-    return (
-        {
-            "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - IN_README],
-            "results": [_result(seeds) for seeds in rows if seeds not in short],
-            "shortened": [_result(seeds) for seeds in short],
-            "strings": [_strings(seeds) for seeds in rows if seeds[0]["strings"] and seeds not in short],
-            "details": [
-                _detail(seeds, split) for seeds in rows for split in cells.SPLITS if split in seeds[0]["metrics"]
-            ],
-            "runs": [_run(record) for seeds in rows for record in seeds],
-            "comparison": _comparison(comparison) if comparison else [],
-            "claims": judged(records),
-            "peers": _peers(rows),
-        }
-        | {f"study-{study}": _study(study, found) if found else [] for study, found in studies.items()}
-        | {
-            "kinds": _kinds(studies["handwriting"]),
-            "confidence": _confidence(studies["handwriting"]),
-        }
-    )
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -69,31 +28,28 @@ def markdown(rows: Sequence[Row]) -> str:
     return re.sub(" {2,}", " ", re.sub("-{4,}", "---", table))
 
 
-def renew(tables: Mapping[str, str], pages: Sequence[str | Path] = PAGES) -> list[Path]:
-    """Write the tables between their markers in the pages; return the pages that changed.
-
-    A marker stands alone on its line. Raises RecordError, and writes nothing, if a page is missing, or a table has not
-    exactly one place.
-    """
-    if missing := [str(page) for page in pages if not Path(page).is_file()]:
-        raise RecordError(f"{', '.join(missing)} is missing; run this in the repository's root")
-    texts = {Path(page): Path(page).read_text(encoding="utf-8") for page in pages}
-    places = [match[2] for text in texts.values() for match in PLACE.finditer(text)]
-    markers = [name for text in texts.values() for name in MARKER.findall(text)]
-    needed = [name for name, table in tables.items() if table]
-    for name in dict.fromkeys(markers + needed):
-        if name not in tables or places.count(name) != 1 or markers.count(name) != 2:
-            raise RecordError(
-                f"{', '.join(map(str, pages))}: each table needs one place, between <!-- table:NAME --> and "
-                f"<!-- /table:NAME -->; mend the markers of {name}"
-            )
-
-    new = {page: PLACE.sub(lambda m: f"{m[1]}\n\n{tables[m[2]]}\n\n{m[3]}", text) for page, text in texts.items()}
-    changed = [page for page in texts if new[page] != texts[page]]
-    for page in changed:
-        with replacing(page) as temporary:
-            temporary.write_text(new[page], encoding="utf-8")
-    return changed
+def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | None) -> dict[str, list[Row]]:
+    """Return the rows of every table by its name."""
+    rows = rows_of(records)
+    short = [seeds for seeds in rows if "evaluate_limit" in seeds[0]["changed"]]
+    tables = {
+        "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - IN_README],
+        "results": [_result(seeds) for seeds in rows if seeds not in short],
+        "shortened": [_result(seeds) for seeds in short],
+        "strings": [_strings(seeds) for seeds in rows if seeds[0]["strings"] and seeds not in short],
+        "details": [_detail(seeds, split) for seeds in rows for split in cells.SPLITS if split in seeds[0]["metrics"]],
+        "runs": [_run(record) for seeds in rows for record in seeds],
+        "comparison": _comparison(comparison) if comparison else [],
+        "claims": judged(records),
+        "peers": _peers(rows),
+    }
+    for study, found in studies.items():
+        if not STUDIES[study].measure:
+            tables[f"study-{study}"] = _variants(study, found)
+    for name, (study, rows_from) in MEASURED.items():
+        measured = {reader: cells.column(seeds, "measured") for reader, seeds in studies.get(study, {}).items()}
+        tables[name] = rows_from(measured) if measured else []
+    return tables
 
 
 # Rows of runs; each takes the seeds of one row
@@ -155,7 +111,7 @@ def _run(record: Record) -> Row:
 
 def _comparison(comparison: Record) -> list[Row]:
     rows = []
-    for system, pair in zip(comparison["systems"], comparison["pairs"], strict=False):  # the last has no next
+    for system, pair in zip(comparison["systems"][:-1], comparison["pairs"], strict=True):  # the last has no next
         mae, low, high = (f"{pair['mae'][key]:+.3f}".replace("-", "−") for key in ("value", "low", "high"))
         rows.append({
             "system": f"`{system['experiment']}`", "accuracy": f"{100 * system['accuracy']:.1f} %",
@@ -169,10 +125,10 @@ def _comparison(comparison: Record) -> list[Row]:
 
 def _peers(rows: Sequence[Sequence[Record]]) -> list[Row]:
     """Give each kind of data its own column. Ours is the system taught by sums that is best on validation."""
-    best = max(
-        (seeds for seeds in rows if seeds[0]["experiment"] not in SUPERVISION),
-        key=lambda seeds: statistics.mean(cells.column(seeds, "metrics", "val", "accuracy", "value")),
-    )
+    taught = [seeds for seeds in rows if seeds[0]["experiment"] not in SUPERVISION]
+    if not taught:
+        return []
+    best = max(taught, key=lambda seeds: statistics.mean(cells.column(seeds, "metrics", "val", "accuracy", "value")))
     ours = {
         "system": f"`{best[0]['experiment']}`, this repository", "learns from": cells.learned_from(best[0]),
         **dict.fromkeys([peer["data"] for peer in PEERS], NOTHING),
@@ -186,32 +142,30 @@ def _peers(rows: Sequence[Sequence[Record]]) -> list[Row]:
 # Tables of studies
 
 
-def _study(name: str, found: Mapping[str, Sequence[Record]]) -> list[Row]:
-    """Make a row for each variant, and on cut digits for what others reach; or what a study has measured."""
-    if name == "handwriting":
-        return _handwriting(found)
-    if name in MEASURED:
-        return MEASURED[name]([record["measured"] for record in next(iter(found.values()))])
-    rows, cut = [], name == "cut_digits"
-    for variant in (variant for variant in variants_of(name) if variant.name in found):
-        seeds = found[variant.name]
+def _variants(study: str, found: Mapping[str, Sequence[Record]]) -> list[Row]:
+    """Make a row for each variant, and on cut digits for what others reach."""
+    rows, cut = [], study == "cut_digits"
+    for name, (sentence, _) in variants_of(study).items():
+        if not (seeds := found.get(name)):
+            continue
         row = {
-            "variant": f"`{variant.name}`", "what it is": variant.sentence, "seeds": str(len(seeds)),
+            "variant": f"`{name}`", "what it is": sentence, "seeds": str(len(seeds)),
             "validation": cells.of_runs(seeds, "val", worst=True),
             "test (ours)" if cut else "unseen": cells.of_runs(seeds, "test" if cut else "unseen", worst=True),
         }  # fmt: skip
         rows.append(row if cut else row | {"digit by digit": cells.summary(cells.strings(seeds), worst=True)})
     return rows + [
         {"variant": peer["system"], "what it is": f"{peer['learns from']}.", "test (theirs)": peer["accuracy"]}
-        for peer in PEERS if cut and peer["data"] == "cut digits (theirs)"
+        for peer in PEERS if rows and cut and peer["data"] == "cut digits (theirs)"
     ]  # fmt: skip
 
 
-def _counts(measured: Sequence[Record]) -> list[Row]:
+def _counts(found: Measured) -> list[Row]:
     columns = {
         "digit by digit, count unknown": ("unknown", "strings"), "sum": ("unknown", "sums"),
         "count": ("unknown", "count"), "digit by digit, count known": ("known", "strings"),
     }  # fmt: skip
+    (measured,) = found.values()
     return [
         {"digits": digits, "columns": str(first["columns"]), "strips": f"{first['n']:,}"}
         | {title: cells.summary(cells.column(measured, digits, *path), worst=True) for title, path in columns.items()}
@@ -219,61 +173,9 @@ def _counts(measured: Sequence[Record]) -> list[Row]:
     ]
 
 
-def _handwriting(found: Mapping[str, Sequence[Record]]) -> list[Row]:
-    rows = {
-        "unseen strips, number of digits not told": "open",
-        "pictures of 24 kinds, not told": "pictures", "amounts of real cheques, not told": "cheques",
-    }  # fmt: skip
-    return [
-        {"right": what} | {f"`{name}`": cells.summary([measured[key]]) for name, (measured,) in _readers(found)}
-        for what, key in rows.items()
-    ]
-
-
-def _kinds(found: Mapping[str, Sequence[Record]]) -> list[Row]:
-    columns: dict[str, dict[str, int]] = {f"`{name}`": measured["kinds"] for name, (measured,) in _readers(found)}
-    kinds = next(iter(columns.values()), {})
-    return [
-        {"kind": kind.replace("_", " ")} | {name: str(each[kind]) for name, each in columns.items()} for kind in kinds
-    ]
-
-
-def _confidence(found: Mapping[str, Sequence[Record]]) -> list[Row]:
-    return [
-        {
-            "reader": f"`{name}`", "temperature": f"{measured['temperature']:.2f}", "at least": f"{float(least):.0%}",
-            "rows": f"{sure['n']:,}", "right": cells.summary([sure]),
-        } for name, (measured,) in _readers(found) for least, sure in measured["sure"].items()
-    ]  # fmt: skip
-
-
-def _readers(found: Mapping[str, Sequence[Record]]) -> list[tuple[str, list[Record]]]:
-    return [(name, [record["measured"] for record in records]) for name, records in found.items()]
-
-
-TOLD = {"sums": "sum and number of digits", "sums_alone": "sum", "strings": "all digits"}
-
-
-def _cheques(measured: Sequence[Record]) -> list[Row]:
-    return [
-        {
-            "amounts told": f"{row['told']}", "what of them": TOLD[name.rpartition("-")[0]],
-            f"read right of {measured[0]['n']:,}": cells.summary([row]),
-        } for name, row in measured[0]["rows"].items()
-    ]  # fmt: skip
-
-
-def _pseudo_labels(measured: Sequence[Record]) -> list[Row]:
-    return [
-        {
-            "training strips": f"{found['strips']:,}", "isolated digits": f"{found['digits']:,}",
-            "of them different": f"{found['glyphs']:,}", "labelled right": f"{100 * found['right']['value']:.2f} %",
-        } for found in measured
-    ]  # fmt: skip
-
-
-def _tta(measured: Sequence[Record]) -> list[Row]:
+def _tta(found: Measured) -> list[Row]:
     columns = {"read again": "again", "right without TTA": "once", "right with TTA": "several"}
+    (measured,) = found.values()
     return [
         {"strips": cells.SPLITS[split], "n": f"{first['n']:,}"}
         | {title: cells.summary(cells.column(measured, "splits", split, key)) for title, key in columns.items()}
@@ -281,7 +183,55 @@ def _tta(measured: Sequence[Record]) -> list[Row]:
     ]
 
 
-def _calibration(measured: Sequence[Record]) -> list[Row]:
+def _pseudo_labels(found: Measured) -> list[Row]:
+    return [
+        {
+            "training strips": f"{each['strips']:,}", "isolated digits": f"{each['digits']:,}",
+            "of them different": f"{each['glyphs']:,}", "labelled right": f"{100 * each['right']['value']:.2f} %",
+        } for (each,) in found.values()
+    ]  # fmt: skip
+
+
+def _handwriting(found: Measured) -> list[Row]:
+    rows = {
+        "unseen strips, number of digits not told": "open",
+        "pictures of 24 kinds, not told": "pictures", "amounts of real cheques, not told": "cheques",
+    }  # fmt: skip
+    return [
+        {"right": what} | {f"`{name}`": cells.summary([each[key]]) for name, (each,) in found.items()}
+        for what, key in rows.items()
+    ]
+
+
+def _kinds(found: Measured) -> list[Row]:
+    (first, *_) = found.values()
+    return [
+        {"kind": kind.replace("_", " ")} | {f"`{name}`": str(each["kinds"][kind]) for name, (each,) in found.items()}
+        for kind in first[0]["kinds"]
+    ]
+
+
+def _confidence(found: Measured) -> list[Row]:
+    return [
+        {
+            "reader": f"`{name}`", "temperature": f"{each['temperature']:.2f}", "at least": f"{float(least):.0%}",
+            "rows": f"{sure['n']:,}", "right": cells.summary([sure]),
+        } for name, (each,) in found.items() for least, sure in each["sure"].items()
+    ]  # fmt: skip
+
+
+def _cheques(found: Measured) -> list[Row]:
+    what = {"sums": "sum and number of digits", "sums_alone": "sum", "strings": "all digits"}
+    return [
+        {
+            "amounts told": f"{row['told']}", "what of them": what[name.rpartition("-")[0]],
+            f"read right of {each['n']:,}": cells.summary([row]),
+        } for (each,) in found.values() for name, row in each["rows"].items()
+    ]  # fmt: skip
+
+
+def _calibration(found: Measured) -> list[Row]:
+    (measured,) = found.values()
     first = measured[0]
 
     def mean(*path: str, unit: str = "") -> str:
@@ -307,5 +257,10 @@ def _calibration(measured: Sequence[Record]) -> list[Row]:
     return [{"figure": figure, title: value} for figure, value in figures.items()]
 
 
-MEASURED = {"counts": _counts, "tta": _tta, "pseudo_labels": _pseudo_labels, "cheques": _cheques}
-MEASURED |= dict.fromkeys(("calibration", "ensemble"), _calibration)
+MEASURED = {  # by table: the study, and what makes rows of its measurements
+    "study-counts": ("counts", _counts), "study-tta": ("tta", _tta),
+    "study-pseudo_labels": ("pseudo_labels", _pseudo_labels), "study-cheques": ("cheques", _cheques),
+    "study-calibration": ("calibration", _calibration), "study-ensemble": ("ensemble", _calibration),
+    "study-handwriting": ("handwriting", _handwriting), "kinds": ("handwriting", _kinds),
+    "confidence": ("handwriting", _confidence),
+}  # fmt: skip

@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp
 
 from digitsum.compose import DIGIT_WIDTH, GLYPH, Strips, compose
 from digitsum.data import Data, source_glyphs
-from digitsum.evaluation import SHIFTS, UNCERTAIN, Predictions, mean_ci, predictions, proportion_ci, sight, strings_read
+from digitsum.evaluation import UNCERTAIN, Predictions, mean_ci, predictions, proportion_ci, sight, strings_read
 from digitsum.likelihood import Reading
 from digitsum.models.layers import StripModel
 
@@ -35,7 +35,7 @@ def counts(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict[
     for k in COUNTS:
         strips = compose(*unseen, COUNT_STRIPS, seed=(data.seed, k), digits=k)
         assert strips.digits is not None
-        measured[str(k)] = {"n": len(strips), "columns": k * DIGIT_WIDTH, "fingerprint": strips.fingerprint}
+        measured[str(k)] = {"n": len(strips), "columns": k * DIGIT_WIDTH}
         for way, given in (("unknown", None), ("known", k)):
             read = predictions(readers[0], strips.images, digits=given)
             found = [reading.digits for reading in read.readings]
@@ -52,10 +52,12 @@ def tta(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict[str
     splits: dict[str, Any] = {}
     for split in ("val", list(data.splits)[-1]):
         strips = data.splits[split]
-        splits[split] = {"n": len(strips), "again": accuracy_ci(uncertain(readers[0], strips.images))}
-        for way, on in (("once", False), ("several", True)):
-            splits[split][way] = accuracy_ci(predictions(readers[0], strips.images, tta=on).sums == strips.sums)
-    return {"looks": 1 + len(SHIFTS), "below": UNCERTAIN, "splits": splits}
+        once, several = (predictions(readers[0], strips.images, tta=on).sums == strips.sums for on in (False, True))
+        splits[split] = {
+            "n": len(strips), "again": accuracy_ci(uncertain(readers[0], strips.images)),
+            "once": accuracy_ci(once), "several": accuracy_ci(several),
+        }  # fmt: skip
+    return {"splits": splits}
 
 
 def uncertain(model: StripModel, images: np.ndarray) -> np.ndarray:
@@ -68,21 +70,18 @@ def uncertain(model: StripModel, images: np.ndarray) -> np.ndarray:
 
 
 def calibration(readers: Sequence[StripModel], data: Data, root: str | Path) -> dict[str, Any]:
-    """Measure on the last split how far the probabilities of one reader, or of an ensemble, can be trusted.
-
-    The temperature is fitted to validation; so is the offset of a single reader's columns, which needs no labels.
-    """
+    """Measure how far one reader or an ensemble can be trusted on the last split; `val` gives temperature, offset."""
     split, strips = list(data.splits.items())[-1]
     known, read = ([predictions(each, part.images) for each in readers] for part in (data.val, strips))
     log_p, temperature = mean_log_p(read), fit_temperature(mean_log_p(known), data.val.sums)
     n, right = len(strips), log_p.argmax(axis=1) == strips.sums
-    accuracy, kept = coverage(log_p.max(axis=1), right), round((1 - ABSTAIN) * n)
+    hits, kept = np.cumsum(right[np.argsort(-log_p.max(axis=1), kind="stable")]), round((1 - ABSTAIN) * n)
     hundredths = np.unique(np.ceil(np.arange(1, 101) / 100 * n).astype(int)).tolist()
     measured: dict[str, Any] = {
         "split": split, "n": n, "temperature": temperature, "plain": goodness(log_p, strips.sums),
         "tempered": goodness(tempered(log_p, temperature), strips.sums), "accuracy": accuracy_ci(right),
-        "coverage": [[k / n, accuracy[k - 1].item()] for k in hundredths],
-        "abstaining": {"share": ABSTAIN, "n": kept} | proportion_ci(round(accuracy[kept - 1] * kept), kept),
+        "coverage": [[k / n, int(hits[k - 1]) / k] for k in hundredths],
+        "abstaining": {"share": ABSTAIN, "n": kept} | proportion_ci(int(hits[kept - 1]), kept),
     }  # fmt: skip
     stride = readers[0].stride
     if len(readers) > 1 or strips.corners is None or stride is None:
@@ -92,16 +91,11 @@ def calibration(readers: Sequence[StripModel], data: Data, root: str | Path) -> 
     columns = np.array([reading.columns for reading in read[0].readings])
     distances = np.abs(stride * columns + offset - (lefts + (GLYPH - 1) / 2))
     overlap = (GLYPH - np.diff(lefts, axis=1)).max(axis=1)  # of a strip's closest neighbours
-    groups = {(low, high): right[(overlap >= low) & (overlap <= high)] for low, high in OVERLAPS}
-    return measured | {
-        "offset": offset,
-        "centre_error": mean_ci(distances.mean(axis=1)),
-        "overlap": [
-            {"from": low, "to": high, "n": len(group)} | accuracy_ci(group)
-            for (low, high), group in groups.items()
-            if len(group)
-        ],
-    }
+    groups = [(low, high, right[(overlap >= low) & (overlap <= high)]) for low, high in OVERLAPS]
+    overlaps = [
+        {"from": low, "to": high, "n": len(each)} | accuracy_ci(each) for low, high, each in groups if len(each)
+    ]
+    return measured | {"offset": offset, "centre_error": mean_ci(distances.mean(axis=1)), "overlap": overlaps}
 
 
 def mean_log_p(read: Sequence[Predictions]) -> np.ndarray:
@@ -123,22 +117,11 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[list[float]]:
 
 
 def goodness(log_p: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """Measure how well log-probabilities (N, S) fit the true sums (N,).
-
-    The calibration error is the mean gap between confidence and accuracy over the bins of `reliability`.
-    """
+    """Measure how well log-probabilities (N, S) fit the true sums (N,): the mean gap of confidence and accuracy."""
     rows = reliability(np.exp(log_p.max(axis=1)), log_p.argmax(axis=1) == truth)
-    gaps, sizes = [abs(a - c) for c, a, _ in rows], [n for *_, n in rows]
-    return {
-        "expected_calibration_error": float(np.average(gaps, weights=sizes)),
-        "negative_log_likelihood": negative_log_likelihood(log_p, truth),
-        "reliability": rows,
-    }
-
-
-def negative_log_likelihood(log_p: np.ndarray, truth: np.ndarray) -> float:
-    """Return the mean negative log-probability of the true sums (N,), in nats, from log-probabilities (N, S)."""
-    return float(-log_p[np.arange(len(truth)), truth].mean())
+    confidence, accuracy, sizes = np.transpose(rows)
+    error = float(np.average(np.abs(accuracy - confidence), weights=sizes))
+    return {"expected_calibration_error": error, "reliability": rows}
 
 
 def tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
@@ -148,23 +131,17 @@ def tempered(log_p: np.ndarray, temperature: float) -> np.ndarray:
 
 def fit_temperature(log_p: np.ndarray, truth: np.ndarray) -> float:
     """Return the temperature in 1/20..20 that gives the true sums (N,) the highest likelihood."""
-    found = minimize_scalar(
-        lambda log_t: negative_log_likelihood(tempered(log_p, np.exp(log_t)), truth),
-        bounds=(-np.log(20), np.log(20)), method="bounded",
-    )  # fmt: skip
-    return float(np.exp(found.x))
 
+    def loss(log_t: float) -> float:
+        return -tempered(log_p, np.exp(log_t))[np.arange(len(truth)), truth].mean()
 
-def coverage(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the accuracy on the 1, 2, ... N strips of the highest confidence (N,)."""
-    return np.cumsum(right[np.argsort(-confidence, kind="stable")]) / np.arange(1, len(right) + 1)
+    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 
 
 def fit_offset(images: np.ndarray, readings: Sequence[Reading], stride: int) -> float:
     """Return the median distance in pixels from a reader's columns to the middle of the ink that it reads there.
 
-    Training on sums leaves open where in a digit its column lies. This needs only images (N, 40, W) and their readings.
-    It counts strips whose ink has as many separate pieces as digits were read; without any it returns 0.
+    Only strips (40, W) count whose ink has as many separate pieces as digits were read; without any it returns 0.
     """
     found = []
     for ink, reading in zip(images.sum(axis=1, dtype=np.int64), readings, strict=True):
@@ -190,11 +167,8 @@ def pseudo_labels(readers: Sequence[StripModel], data: Data, root: str | Path) -
     glyphs, labels, places = label_digits(strips, predictions(reader, strips.images).readings, reader.stride)
     right = labels == strips.digits[tuple(places.T)]
     measured: dict[str, Any] = {
-        "strips": len(strips),
-        "digits": len(labels),
-        "glyphs": len(np.unique(glyphs, axis=0)),
-        "of_each": np.bincount(labels, minlength=10).tolist(),
-    }
+        "strips": len(strips), "digits": len(labels), "glyphs": len(np.unique(glyphs, axis=0)),
+    }  # fmt: skip
     return measured | ({"right": accuracy_ci(right)} if len(right) else {})
 
 
@@ -202,8 +176,7 @@ def label_digits(strips: Strips, readings: Sequence[Reading], stride: int) -> tu
     """Return the isolated digits of strips whose reading is sure and adds up to the sum.
 
     These are glyphs (G, 28, 28) uint8, their labels (G,), and the strip and the place from the left of each (G, 2).
-    Each strip is split at its blank columns. A piece with one digit becomes a glyph, centred by its mass like MNIST's.
-    A strip with a piece without a digit is skipped. The strips' own digits and corners are not used.
+    A piece of ink between blank columns with one digit becomes a glyph, centred by its mass like MNIST's.
     """
     offset = fit_offset(strips.images, readings, stride)
     glyphs, labels, places = [], [], []
@@ -216,14 +189,10 @@ def label_digits(strips: Strips, readings: Sequence[Reading], stride: int) -> tu
         held = np.bincount(piece, minlength=len(starts))
         for place, (digit, k) in enumerate(zip(reading.digits, piece, strict=True)):
             if held.all() and held[k] == 1 and ends[k] - starts[k] <= GLYPH:
-                glyphs.append(centred(image[:, starts[k] : ends[k]]))
+                ink = image[:, starts[k] : ends[k]]
+                top, left = (round(middle) for middle in center_of_mass(ink))
+                glyphs.append(np.pad(ink, GLYPH // 2)[top : top + GLYPH, left : left + GLYPH])
                 labels.append(digit)
                 places.append((row, place))
     shaped = np.array(glyphs, np.uint8).reshape(-1, GLYPH, GLYPH)
     return shaped, np.array(labels, np.int64), np.array(places, np.int64).reshape(-1, 2)
-
-
-def centred(ink: np.ndarray) -> np.ndarray:
-    """Return the glyph (28, 28) around the centre of mass of a piece of ink (H, W)."""
-    top, left = (round(middle) for middle in center_of_mass(ink))
-    return np.pad(ink, GLYPH // 2)[top : top + GLYPH, left : left + GLYPH]

@@ -10,13 +10,12 @@ from scipy import ndimage
 
 PAPER, PEN = 235, 45  # brightness
 ENLARGED = 5  # times a glyph's 28 pixels
+MARGIN = 60  # around a row
 
 Page = np.ndarray  # brightness (H, W)
 
 
-def write(
-    glyphs: np.ndarray, gap: int = 25, margin: int = 60, scales: tuple[float, ...] = (), thicker: int = 0
-) -> Page:
+def write(glyphs: np.ndarray, gap: int = 25, scales: tuple[float, ...] = (), thicker: int = 0) -> Page:
     """Write glyphs (K, 28, 28) on paper with a pen, side by side."""
     parts = []
     for k, glyph in enumerate(glyphs):
@@ -28,9 +27,9 @@ def write(
         columns = np.flatnonzero(ink.max(axis=0) > 0.1)
         ink = ink[:, columns[0] : columns[-1] + 1]
         parts.append(ndimage.zoom(ink, scales[k], order=1).clip(0, 1) if scales else ink)
-    height = max(len(part) for part in parts) + 2 * margin
-    page = np.zeros((height, sum(part.shape[1] for part in parts) + gap * (len(parts) - 1) + 2 * margin))
-    left = margin
+    height = max(len(part) for part in parts) + 2 * MARGIN
+    page = np.zeros((height, sum(part.shape[1] for part in parts) + gap * (len(parts) - 1) + 2 * MARGIN))
+    left = MARGIN
     for part in parts:
         top = (height - len(part)) // 2
         window = page[top : top + len(part), left : left + part.shape[1]]
@@ -53,7 +52,6 @@ def shadowed(page: Page) -> Page:
 def framed(page: Page, top: int, left: int, bottom: int, right: int, shade: int = 40) -> Page:
     """Draw the edges of a box, three pixels wide."""
     inside = page[top + 3 : bottom - 3, left + 3 : right - 3].copy()
-    page = page.copy()
     page[top:bottom, left:right] = shade
     page[top + 3 : bottom - 3, left + 3 : right - 3] = inside
     return page
@@ -70,8 +68,7 @@ def in_boxes(glyphs: np.ndarray) -> Page:
 
 def underlined(page: Page) -> Page:
     below = np.flatnonzero((page < 120).any(axis=1))[-1] + 12
-    page = page.copy()
-    page[below : below + 4, 60:-60] = 60
+    page[below : below + 4, MARGIN:-MARGIN] = 60
     return page
 
 

@@ -36,23 +36,18 @@ class CountedLikelihood(SumLikelihood):
 
     def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
         """Return the mean negative log-likelihood in nats. Shapes: outputs (N, T, 11), targets (N, 2)."""
-        counts = targets[:, 1]
-        parts = [
-            sum_log_likelihood(outputs[counts == count], targets[counts == count, 0], count).sum()
-            for count in counts.unique().tolist()
-        ]
+        sums, counts = targets.T
+        each = [(counts == count, count) for count in counts.unique().tolist()]
+        parts = [sum_log_likelihood(outputs[rows], sums[rows], count).sum() for rows, count in each]
         return -torch.stack(parts).sum() / len(targets)
 
     def truth(self, targets: Tensor) -> Tensor:
-        """Return the sums (N,)."""
         return targets[:, 0]
 
 
 def write_rows(glyphs: np.ndarray, labels: np.ndarray, n: int, *, seed: int | tuple[int, ...]) -> Strips:
-    """Draw `n` rows of 1 to 8 digits as real pens write them and `images` lays them out.
+    """Draw `n` rows of 1 to 8 digits as real pens write them, with clutter; a third end in zeros, as amounts do.
 
-    Slant, pen, spacing and size belong to a row and vary within it. Digits that touch differ in height. A third of the
-    rows of several digits end in zeros, as amounts do. Dots, dashes, specks and lines are no digits.
     Shapes: glyphs (G, 28, 28) uint8, labels (G,) -> images (n, 40, 336), sums (n, 2): sum and count.
     """
     rng = np.random.default_rng(seed)
@@ -149,8 +144,7 @@ def _pen(row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if amount > 0:
         row = row + amount * (ndimage.grey_dilation(row, (3, 3)) - row)
     else:
-        thin = row - amount * (ndimage.grey_erosion(row, (3, 3)) - row)
-        row = np.maximum(thin, 0.6 * row)
+        row = np.maximum(row - amount * (ndimage.grey_erosion(row, (3, 3)) - row), 0.6 * row)
     row = ndimage.gaussian_filter(row, rng.uniform(0, 0.7))
     return (row / row.max() - 0.5) * rng.uniform(1, 1.8) + 0.5
 

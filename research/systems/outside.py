@@ -1,8 +1,7 @@
 """Report E's outside readers: the program tesseract without any training, and YOLO.
 
-YOLO is trained here with a box and a label for every digit. A detector's outputs are (N, A, 4 * BINS + 10). Its A cells
-are those of three maps, the finest first. Each cell has scores of the distances from its centre to a box's four sides,
-and one logit per digit.
+YOLO is trained with a box and a label for every digit. Its outputs are (N, A, 4 * BINS + 10): for each of the A cells
+of three maps, the finest first, scores of the distances from its centre to a box's four sides, and one logit per digit.
 
 LICENCE: ultralytics is under the AGPL-3.0. Who passes on or serves a program built on it must give that program's
 source. This project is under the MIT licence and holds no part of it.
@@ -60,7 +59,6 @@ class Tesseract(StripModel):
 
     `mode` is tesseract's page segmentation mode. A page is a strip with a `border` in its pixels, then `scale` times
     as large. Shapes: images (N, 1, 40, W) -> (N, T, outputs), one-hot: the blank or the digit at each place of a text.
-    Raises ExtraError if tesseract is not installed. Settings: see docs/choices.md.
     """
 
     def __init__(self, outputs: int, mode: int, scale: float, border: int) -> None:
@@ -104,11 +102,9 @@ class Text(Objective):
         return (outputs.argmax(dim=2) - 1).clamp(min=0).sum(dim=1).to(outputs.dtype)
 
     def whole(self, values: Tensor) -> Tensor:
-        """Return the sums (N,), at most 36: a text may have more digits than its strip."""
-        return values.clamp(max=MAX_SUM).long()
+        return values.clamp(max=MAX_SUM).long()  # a text may have more digits than its strip
 
     def answer(self, outputs: Tensor) -> Answer:
-        """Return sums and digits. Their columns and probabilities are unknown."""
         texts = outputs.argmax(dim=2).tolist()
         return Answer(self.values(outputs), [Reading([s - 1 for s in text if s], [], math.nan) for text in texts])
 
@@ -203,10 +199,7 @@ def _cells(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def import_ultralytics() -> None:
-    """Import ultralytics without downloads, installs, reports or settings in the user's folder.
-
-    Restores what the import changes: torch.save, how arrays are printed, and the threads of programs started later.
-    """
+    """Import ultralytics without downloads, installs, reports or settings, and restore what the import changes."""
     require("yolo")
     os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
     save = torch.save

@@ -53,15 +53,12 @@ def test_a_fault_is_one_line(command, words, workplace, monkeypatch, capsys):
     assert len(lines) == 1 and lines[0].startswith("research: ") and all(word in lines[0] for word in words)
 
 
-def test_reproduce_plans_trains_and_then_has_nothing_to_do(workplace, capsys):
+def test_reproduce_plans_trains_and_then_has_nothing_to_do(workplace, monkeypatch, capsys):
     command = ["reproduce", "most_common", "--source", "digits", "--device", "cpu"]
     assert main([*command, "--dry-run"]) == 0 and not list(workplace.iterdir())
     assert main(command) == 0 and Path("results/digits/most_common-seed0.json").is_file()
-    assert capsys.readouterr().out.count("most_common, seed 0: no record") == 2
+    assert capsys.readouterr().out.count("most_common, seed 0: to train") == 2
     assert main(command) == 0
     assert "most_common, seed 0: on record\n0 of 1 runs to train" in capsys.readouterr().out
-
-
-def test_reproduce_fails_if_a_run_fails(workplace, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduce", lambda data, planned, **options: 2)
-    assert main(["reproduce", "most_common", "--source", "digits"]) == 1
+    assert main(command) == 1, "a run failed"

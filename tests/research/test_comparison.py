@@ -14,8 +14,7 @@ from test_tables import keep, record, rows_of
 from digitsum.errors import RecordError
 from digitsum.evaluation import Predictions, pack
 from research.paper.comparison import compare, design_effect, pair
-from research.paper.records import load_comparison, load_records
-from research.paper.tables import published_tables
+from research.paper.published import load_comparison, load_records, published_tables
 
 NAMES = ("reader", "oracle-digit_labels", "most_common")  # the first is the best
 
@@ -92,6 +91,7 @@ def test_without_records_on_these_strips_there_is_nothing_to_compare(results, ti
     (("reader_small", 0, 3), {}),
     (None, {"pairs": []}),
     (None, {"systems": None}),
+    (None, {"design_effect": {}}),
 ])  # fmt: skip
 def test_a_comparison_of_other_runs_than_those_on_record_is_refused(more, change, results, tiny):
     path, records = results / "mnist" / "comparison.json", load_records(results)

@@ -62,8 +62,6 @@ def test_objectives_count_each_strip_as_it_is_told():
     told = torch.tensor([[3, 1], [11, 2], [30, 5]])
     each = [sum_log_likelihood(logits[k : k + 1], told[k : k + 1, 0], int(told[k, 1])) for k in range(3)]
     assert handwriting.CountedLikelihood().loss(logits, told).item() == pytest.approx(-torch.cat(each).mean().item())
-    alone = sum_log_likelihood(logits, told[:, 0], (1, 8))
-    assert cheques.SumsAlone().loss(logits, told).item() == pytest.approx(-alone.mean().item())
 
 
 def test_told_strings_have_the_probability_of_their_placements():
@@ -94,11 +92,6 @@ def test_every_kind_of_picture_is_drawn_the_same_again():
     assert {len(digits) for _, _, digits in first} == {1, 2, 3, 4, 5, 6, 8}
 
 
-def test_missing_cheques_are_named(tmp_path: Path):
-    with pytest.raises(DataError, match=r"amounts\.csv is missing"):
-        cheques.read_cheques(tmp_path)
-
-
 def test_pictures_and_cheques_are_measured(reader, digits: Data, amounts: Path, monkeypatch):
     monkeypatch.setattr(cheques, "OF_EACH", 1)
     monkeypatch.setattr("research.studies.pictures.KINDS", {kind: KINDS[kind] for kind in ("plain", "digits_2")})
@@ -116,26 +109,19 @@ def test_confidence_is_fitted_until_sure_answers_are_right():
     assert not fitted[:48].any() and fitted[50:].any()
 
 
-def test_amounts_are_read_by_readers_that_never_saw_them(reader, digits: Data, amounts: Path, monkeypatch):
-    told = []
-
-    def remembered(start, objective, rows, seed):
-        told.append(rows)
-        return start
-
-    monkeypatch.setattr(cheques, "_taught", remembered)
-    measured = cheques.teach([reader], digits, amounts, only=["sums-50", "strings-864"])
-    assert measured["n"] == 20 and len(told) == 2 * cheques.FOLDS and all(len(rows.digits) == 16 for rows in told)
-
-
-def test_a_reader_is_taught_by_sums_and_by_strings(reader, amounts: Path, monkeypatch):
+def test_amounts_are_read_by_readers_that_were_taught_others(reader, digits: Data, amounts: Path, monkeypatch):
     monkeypatch.setattr(cheques, "EPOCHS", 1)
     monkeypatch.setattr(cheques, "ALL", 20)
     rows = cheques.read_cheques(amounts)
-    for objective in (handwriting.CountedLikelihood(), cheques.SumsAlone(), cheques.StringsTold()):
-        taught = cheques._taught(reader, objective, rows, 0)
+    for objective in (handwriting.CountedLikelihood(), SumLikelihood(count=(1, 8)), cheques.StringsTold()):
+        taught = cheques.taught(reader, objective, rows, 0)
         assert not torch.equal(taught.symbols.weight, reader.symbols.weight)
         assert isinstance(reader.objective, SumLikelihood) and taught.objective == objective
+    told = []
+    monkeypatch.setattr(cheques, "taught", lambda start, objective, rows, seed: told.append(len(rows)) or start)
+    assert cheques.teach([reader], digits, amounts, only=["sums-50"])["n"] == 20 and told == [16] * cheques.FOLDS
+    with pytest.raises(DataError, match=r"amounts\.csv is missing"):
+        cheques.read_cheques(amounts / "elsewhere")
 
 
 def test_answers_are_as_sure_as_was_measured():

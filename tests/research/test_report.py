@@ -11,21 +11,21 @@ import numpy as np
 import pypdf
 import pytest
 from conftest import REPOSITORY
-from test_tables import entry, record
+from test_tables import entry
 
 from digitsum.checkpoints import save_checkpoint
 from digitsum.compose import Strips
-from digitsum.data import source_glyphs
 from digitsum.errors import RecordError
 from digitsum.evaluation import Predictions, predict
 from digitsum.experiments import EXPERIMENTS
 from digitsum.likelihood import Reading
 from digitsum.training import build
-from research.paper import look
-from research.paper.cells import REPORTED, column
-from research.paper.records import best_seed, load_all, one_row_each
-from research.paper.report import compile_paper, facts, make_report, of_seeds
-from research.studies import READER, SMALL
+from research.paper import charts
+from research.paper.cells import column
+from research.paper.published import load_all
+from research.paper.records import best_seed, one_row_each
+from research.paper.report import compile_paper, make_report
+from research.studies import READER
 
 RESULTS = REPOSITORY / "results"
 RECORDS, STUDIES, COMPARISON = load_all(RESULTS)
@@ -41,7 +41,7 @@ def text_of(path: Path) -> str:
 def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The paper that the repository's records give; building it fails on any warning."""
     path = tmp_path_factory.mktemp("paper") / "report.pdf"
-    assert make_report(RESULTS, output=path)
+    make_report(RESULTS, output=path)
     return path
 
 
@@ -49,8 +49,6 @@ def test_the_paper_in_the_repository_is_the_one_that_the_records_give(rebuilt: P
     """Its bytes are the same too where matplotlib is; the text is the same everywhere."""
     assert text_of(REPOSITORY / "report.pdf") == text_of(rebuilt), "run `make report`"
     assert 8 <= len(pypdf.PdfReader(rebuilt).pages) <= 12
-    before = rebuilt.read_bytes()
-    assert not make_report(RESULTS, output=rebuilt) and rebuilt.read_bytes() == before
 
 
 def test_the_paper_quotes_the_records(rebuilt: Path):
@@ -68,15 +66,12 @@ def test_the_paper_quotes_the_records(rebuilt: Path):
     assert f"{refused:.0%}ofallerrorsareamongtherefused" in text
     assert f"{COMPARISON['design_effect'][READER] ** 0.5:.1f}timesforthepublishedreader" in text
     assert f"pixelmean15.51{SEEN['generator']['pixel mean']:.2f}" in text
-    for work in ("UltraMNIST", "countbasedweaklysupervisedlearning", "Afastconvolutedstory"):
-        assert work.lower() in text.lower()
-
-
-def test_pictures_and_numbers_are_of_the_best_reader():
-    best = best_seed(one_row_each(RECORDS)[READER])
+    best = best_seed(readers)
     unseen = best["metrics"]["unseen"]
     assert (SEEN["seed"], SEEN["data"]["fingerprint"]) == (best["seed"], best["data"]["fingerprint"])
     assert SEEN["errors"]["n"] == round(unseen["n"] * (1 - unseen["accuracy"]["value"]))
+    for work in ("UltraMNIST", "countbasedweaklysupervisedlearning", "Afastconvolutedstory"):
+        assert work.lower() in text.lower()
 
 
 def test_records_that_contradict_a_sentence_or_are_missing_stop_the_paper(tmp_path: Path):
@@ -103,29 +98,7 @@ def test_errors_and_warnings_of_typst_stop_the_paper(tmp_path: Path, source: str
         compile_paper(tmp_path / "report.typ")
 
 
-def test_facts_of_hand_made_records():
-    runs = [record(name, weights=None, epochs=1) for name in REPORTED]
-    for run in runs:
-        run["metrics"]["first_10000"] = run["metrics"]["train"]  # as OCR's record has it
-    runs += [record(READER, 0, 0.7), record(READER, 1, 0.8), record(SMALL, 0, 0.6), record("most_common", 0, 0.9)]
-    found = facts(runs, STUDIES, COMPARISON, SEEN)
-    assert list(found["systems"])[:2] == [READER, SMALL] and list(found["systems"])[-1] == "most_common"
-    reader, ocr = (found["systems"][name] for name in (READER, "ocr"))
-    assert reader["unseen"]["text"] == "75.0 ± 7.1 %, worst 70.0 %"
-    assert (reader["unseen"]["least"], reader["unseen"]["most"]) == (0.7, 0.8)
-    assert (reader["seeds"], reader["departs"], reader["mse"]) == (2, False, "7.25 ± 0.00") and ocr["departs"]
-    assert found["theirs"][runs[0]["experiment"]]["ours"] == "test MSE 7.25 (7.24–7.26)"
-    with pytest.raises(RecordError, match="lacks records of ocr"):
-        facts([run for run in runs if run["experiment"] != "ocr"], STUDIES, COMPARISON, SEEN)
-
-
-def test_a_row_with_its_own_settings_replaces_a_shortened_one():
-    short, full = record("resnet50_imagenet-regression", 0, 0.9, epochs=1), record("resnet50-regression", 1, 0.3)
-    assert [*one_row_each([short, full]).values(), *one_row_each([short]).values()] == [[full], [short]]
-    assert of_seeds([entry(0.5)])["most"] == 0.51  # of one seed, its interval
-
-
-# What look.py draws and counts
+# What is drawn and counted of the reader
 
 
 def test_kinds_of_errors():
@@ -134,13 +107,13 @@ def test_kinds_of_errors():
     sums = np.array([sum(string) for string in strings])
     log_p = np.log([[0.9], [0.95], [0.5], [0.99]])
     read = Predictions(sums.astype(float), sums, [Reading(s, [0, 1, 2, 3], 1.0) for s in strings], log_p)
-    counts, surest = look.errors(read, Strips(np.zeros((4, 40, 168), np.uint8), digits.sum(axis=1), digits))
+    counts, surest = charts.errors(read, Strips(np.zeros((4, 40, 168), np.uint8), digits.sum(axis=1), digits))
     assert (counts["n"], counts["one_digit"], counts["sure"]) == (3, 2, 2) and surest.tolist() == [3, 1, 2]
     assert counts["pairs"] == [[0, 6, 1], [1, 7, 1]]
 
 
 def test_looking_draws_every_picture_and_measures_the_generator(tiny, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(look, "load_data", lambda *_: tiny)
+    monkeypatch.setattr(charts, "load_data", lambda *_: tiny)
     experiment = EXPERIMENTS[READER]
     model = build(experiment).eval()
     save_checkpoint(
@@ -148,7 +121,7 @@ def test_looking_draws_every_picture_and_measures_the_generator(tiny, tmp_path: 
         validation={"accuracy": entry(0.5)}, model=experiment.model, model_args=experiment.model_args,
         objective=experiment.objective, objective_args={},
     )  # fmt: skip
-    found = look.look(tmp_path, tmp_path / "reader.safetensors", tmp_path)
+    found = charts.look(tmp_path, tmp_path / "reader.safetensors", tmp_path)
     pictures = {path.stem: pypdf.PdfReader(path).pages[0].extract_text() for path in tmp_path.glob("*.pdf")}
     assert set(pictures) == {"strips", "reading", "sums", "digits", "errors"} and "read as" in pictures["errors"]
     assert found["errors"]["n"] == (predict(model, tiny.unseen.images, digits=4) != tiny.unseen.sums).sum() > 0
@@ -156,6 +129,3 @@ def test_looking_draws_every_picture_and_measures_the_generator(tiny, tmp_path: 
     generator, ink = found["generator"], [np.flatnonzero(image.any(axis=0)) for image in images]
     assert generator["pixel standard deviation"] == pytest.approx(images.std())
     assert generator["right edge"][2] == round(np.median([columns[-1] for columns in ink]))
-    whole = source_glyphs("digits")[0][0].sum(axis=(1, 2))
-    drawn = sum(whole[part.glyphs].sum() for part in (tiny.train, tiny.val, tiny.test))
-    assert generator["ink lost to overlap"] == pytest.approx(1 - images.sum(dtype=np.int64) / drawn)

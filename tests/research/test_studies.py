@@ -20,7 +20,7 @@ from digitsum.compose import GLYPH, Strips
 from digitsum.data import Data, digit_glyphs
 from digitsum.errors import CheckpointError
 from digitsum.evaluation import Predictions, predictions, proportion_ci
-from digitsum.experiments import BENT, EXPERIMENTS, Augmentation, changed
+from digitsum.experiments import EXPERIMENTS, Augmentation, changed
 from digitsum.likelihood import Reading, sum_log_likelihood
 from digitsum.models import MODELS
 from digitsum.objectives import OBJECTIVES
@@ -30,15 +30,15 @@ from research import studies
 from research.studies import READER, SMALL, STUDIES, measurements, variants
 from research.studies.measurements import label_digits
 
-ROWS = [pytest.param(name, row, id=f"{name}/{row.name}") for name in STUDIES for row in studies.variants_of(name)]
+VARIANTS = {study: {name: variant for name, (_, variant) in studies.variants_of(study).items()} for study in STUDIES}
 
 
-@pytest.mark.parametrize(("study", "variant"), ROWS)
-def test_a_variant_differs_from_its_base_and_learns(study, variant):
-    base = EXPERIMENTS[STUDIES[study].base]
-    assert variant.experiment.name == variant.name
-    assert bool(changed(variant.experiment, base)) == (variant.name != base.name)
-    model, sums = build(variant.experiment).train(), torch.tensor([3, 29])
+@pytest.mark.parametrize(("study", "name"), [(study, name) for study in STUDIES for name in VARIANTS[study]])
+def test_a_variant_differs_from_its_base_and_learns(study, name):
+    base, variant = EXPERIMENTS[STUDIES[study].base], VARIANTS[study][name]
+    assert variant.name == name
+    assert bool(changed(variant, base)) == (name != base.name)
+    model, sums = build(variant).train(), torch.tensor([3, 29])
     for step in (0, None):
         model.zero_grad()
         outputs = model(torch.rand(2, 1, 40, 112))
@@ -49,14 +49,8 @@ def test_a_variant_differs_from_its_base_and_learns(study, variant):
     assert predicted.shape == (2,) and predicted.min() >= 0 and predicted.max() <= 36
 
 
-def test_each_part_of_the_augmentation_is_left_out_once():
-    rows = {variant.name: variant.experiment.augment for variant in studies.variants_of("ablations")}
-    assert all(changed(rows[f"no_{part}"], BENT).keys() == {part} for part in asdict(BENT))
-    assert rows["no_augmentation"] is None
-
-
 def test_fewer_strips_take_as_many_steps():
-    for row in (variant.experiment for study in ("sums", "cut_digits") for variant in studies.variants_of(study)):
+    for row in (*VARIANTS["sums"].values(), *VARIANTS["cut_digits"].values()):
         strips = row.epochs * row.repeats * (row.train_limit or variants.STRIPS)
         assert strips == pytest.approx(EXPERIMENTS[SMALL].epochs * variants.STRIPS, rel=0.05)
 
@@ -141,7 +135,6 @@ TRAINED = {"ablations": "classification", "sums": "500", "more_strips": "60", "c
 def test_a_variant_is_trained_once_and_recorded(name, variant, study, monkeypatch, tmp_path):
     ((path, record),) = study(name, only=[variant])
     assert path == tmp_path / "results" / "studies" / "digits" / name / f"{variant}-seed0.json"
-    assert json.loads(path.read_text()) == json.loads(json.dumps(record))
     assert (record["experiment"], record["seed"], len(record["history"])) == (variant, 0, 1)
     monkeypatch.setattr(studies, "run_experiment", None)
     assert study(name, only=[variant])[0][1]["date"] == record["date"]
@@ -198,20 +191,12 @@ def sharp():
     return model
 
 
-def test_counts_are_read_with_and_without_the_number_given(sharp, tiny, monkeypatch):
-    monkeypatch.setattr(measurements, "COUNTS", (6,))
-    monkeypatch.setattr(measurements, "COUNT_STRIPS", 3)
-    measured = measurements.counts([sharp], tiny, "")["6"]
-    assert (measured["n"], measured["columns"]) == (3, 252)
-    assert measured["known"]["count"]["value"] == 1 > measured["unknown"]["count"]["value"]
-
-
 def test_tta_is_compared_on_the_same_strips(sharp, tiny):
     """The truth is what TTA reads: reading once has some of it wrong."""
     sums = predictions(sharp, tiny.unseen.images).sums
     measured = measurements.tta([sharp], replace(tiny, unseen=replace(tiny.unseen, sums=sums)), "")
     unseen = measured["splits"]["unseen"]
-    assert measured["looks"] == 3 and list(measured["splits"]) == ["val", "unseen"]
+    assert list(measured["splits"]) == ["val", "unseen"]
     assert unseen["several"]["value"] == 1 > unseen["once"]["value"]
     assert unseen["again"] == proportion_ci(int(measurements.uncertain(sharp, tiny.unseen.images).sum()), 16)
 
@@ -236,15 +221,11 @@ def test_abstaining_and_overlap_against_brute_force(sharp, tiny, digits):
     assert sum(group["n"] for group in measured["overlap"]) == 60
 
 
-def test_reliability_likelihood_coverage_and_ensembles_by_hand():
-    with np.errstate(divide="ignore"):
-        log_p = np.log([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
+def test_reliability_and_ensembles_by_hand():
+    log_p = np.log([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [1.0, 1e-99]])
     found = measurements.goodness(log_p, np.array([0, 1, 1, 0]))
     assert found["expected_calibration_error"] == pytest.approx((2 * 0.4 + 0.2) / 4)
-    assert found["negative_log_likelihood"] == pytest.approx(-np.log(0.9 * 0.1 * 0.8) / 4)
     assert found["reliability"] == [pytest.approx(row) for row in ([0.8, 1, 1], [0.9, 0.5, 2], [1, 1, 1])]
-    accuracy = measurements.coverage(np.array([0.2, 0.9, 0.5]), np.array([True, True, False]))
-    assert accuracy.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
     p = np.array([[[0.5, 0.4, 0.1]], [[0.1, 0.5, 0.4]], [[0.2, 0.3, 0.5]]])
     read = [Predictions(np.zeros(1), np.zeros(1, int), log_p=np.log(each)) for each in p]
     np.testing.assert_allclose(np.exp(measurements.mean_log_p(read)), p.mean(axis=0))
@@ -275,7 +256,6 @@ def test_the_offset_is_found_from_the_ink_alone(digits):
     images = np.zeros((1, 40, 56), np.uint8)
     images[0, 5:9, 10:15] = images[0, 5:9, 30:37] = 255  # with middles at 12 and 33
     assert measurements.fit_offset(images, [Reading([1, 1], [2, 7], 1.0)], stride=4) == 4.5  # 12 - 8 and 33 - 28
-    assert measurements.fit_offset(images, [Reading([1], [2], 1.0)], stride=4) == 0  # two pieces, one digit
 
 
 def test_perfect_readings_give_perfect_labels_of_isolated_digits(digits, tiny, sharp, monkeypatch):
@@ -288,15 +268,11 @@ def test_perfect_readings_give_perfect_labels_of_isolated_digits(digits, tiny, s
     unsure = label_digits(strips, perfect(strips, probability=measurements.SURE - 0.01), 4)
     wrong = label_digits(replace(strips, sums=strips.sums + 1), perfect(strips), 4)
     assert [part.shape for part in wrong] == [part.shape for part in unsure] == [(0, GLYPH, GLYPH), (0,), (0, 2)]
-
-    def measured(digits: np.ndarray) -> dict:
+    for digits, least in ((strips.digits, 1), (np.roll(strips.digits, 1, axis=1), 0)):  # the sums always agree
         read = Predictions(strips.sums, strips.sums, perfect(replace(strips, digits=digits)))
-        monkeypatch.setattr(measurements, "predictions", lambda model, images: read)
-        return measurements.pseudo_labels([sharp], replace(tiny, train=strips), "")
-
-    right = measured(strips.digits)
-    assert right["right"]["value"] == 1 and right["digits"] == sum(right["of_each"]) == len(labels)
-    assert measured(np.roll(strips.digits, 1, axis=1))["right"]["value"] < 0.5  # the sums still agree
+        monkeypatch.setattr(measurements, "predictions", lambda model, images, read=read: read)
+        right = measurements.pseudo_labels([sharp], replace(tiny, train=strips), "")["right"]["value"]
+        assert least <= right <= 0.5 + least
 
 
 @pytest.mark.parametrize(
