@@ -50,6 +50,7 @@ def test_a_run_leaves_weights_and_a_record_and_nothing_else(name, smoke, tiny, t
     assert {tmp_path / name for name in files(tmp_path)} == {weights, path}
     assert read_record(path) == json.loads(json.dumps(record))
 
+    assert weights.stat().st_size < 2.2 * record["parameters"] + 20_000, "weights take two bytes each"
     model = load_checkpoint(weights)
     metrics, predicted = evaluate(model, tiny)
     assert metrics == record["metrics"] == json.loads(json.dumps(record["metrics"]))

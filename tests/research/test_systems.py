@@ -51,7 +51,7 @@ def test_outputs_gradients_and_checkpoints(name, tiny, tmp_path):
     data = prepare(name, tiny.head(4, 2))
     strips = single(data.train) if name == ORACLE else data.train
     experiment = replace(SYSTEMS[name], weights=None)
-    model = build(experiment)
+    model = build(experiment).to(memory_format=torch.channels_last)  # as a loaded one
     outputs = model(to_input(torch.from_numpy(strips.images)))
     assert outputs.shape[-1] == model.objective.outputs and outputs.isfinite().all()
     assert model.objective.sums(outputs).shape == model.objective.values(outputs).shape == (len(strips),)
