@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from digitsum.augment import augment
 from digitsum.checkpoints import best_checkpoint, load_checkpoint, write_json
-from digitsum.compose import Strips
+from digitsum.compose import GLYPH, HEIGHT, Strips
 from digitsum.data import Data
 from digitsum.devices import pick_device, tune_process
 from digitsum.errors import DataError, RecordError
@@ -36,6 +36,7 @@ from digitsum.provenance import provenance
 from digitsum.runs import load_json
 from digitsum.training import SCHEDULES, build, resident, train_epoch, validate
 
+from .studies.variants import LeNet
 from .systems import EXPERIMENTS
 
 COMPARED = (
@@ -53,7 +54,7 @@ SECONDS = 1.5  # the rough length of one measurement of short calls
 STRIPS = 2048  # of an epoch: whole batches, and a multiple of ACCURACY_EVERY of them
 LATE = 1000  # the number of an epoch far behind the start, in which the sum likelihood's objective matches moments
 BATCH, BATCHES = 64, (1, 64, 1024)  # of the likelihood and of prediction
-COLUMNS, DIGITS = (42, 84, 168, 336), (2, 4, 6, 8)
+COLUMNS, DIGITS, CUT = (42, 84, 168, 336), (2, 4, 6, 8), (16, 64, 256)
 CHECKED, CHECKS = 2000, 4  # unseen strips that are read on the way to an accuracy, and how often in an epoch
 
 Work = Callable[[], Any]
@@ -192,16 +193,43 @@ def _collate(settings: Augmentation | None, strips: Sequence[tuple[Tensor, Tenso
 
 
 def likelihood(setup: Setup) -> Result:
-    """Measure the sum likelihood of a batch, forward and backward, by columns and by digits."""
-    generator = torch.Generator().manual_seed(0)
+    """Measure the sum likelihood of a batch, forward and backward, by columns and by digits.
 
-    def work(columns: int, digits: int) -> Work:
+    Where each column holds a digit, as in sums of cut digits, a step of LeNet on these digits is measured beside it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    network = LeNet(SYMBOLS).to(setup.device)
+
+    def work(columns: int, digits: int, network: LeNet | None = None) -> Work:
         sums = torch.randint(9 * digits + 1, (BATCH,), generator=generator).to(setup.device)
+        if network:
+            cells = torch.rand(BATCH * columns, 1, HEIGHT, GLYPH, generator=generator).to(setup.device)
+            return lambda: network(cells).logsumexp(1).mean().backward()
         logits = torch.randn(BATCH, columns, SYMBOLS, generator=generator).to(setup.device).requires_grad_()
         return lambda: torch.autograd.grad(-sum_log_likelihood(logits, sums, digits).mean(), logits)
 
-    works = {"columns": {str(n): work(n, 4) for n in COLUMNS}, "digits": {str(n): work(COLUMNS[0], n) for n in DIGITS}}
-    return {"batch": BATCH} | {key: by_turns(each, setup.device) for key, each in works.items()}
+    works = {
+        "columns": {str(n): work(n, 4) for n in COLUMNS},
+        "digits": {str(n): work(COLUMNS[0], n) for n in DIGITS},
+        "cut digits": {str(n): work(n, n) for n in CUT},
+        "LeNet on them": {str(n): work(n, n, network) for n in CUT},
+    }
+    kept = {str(n): _kept_bytes(works["cut digits"][str(n)]) for n in CUT}
+    times = {key: by_turns(each, setup.device) for key, each in works.items()}
+    return {"batch": BATCH, "kept_bytes": kept} | times
+
+
+def _kept_bytes(work: Work) -> int:
+    """Return the bytes of all tensors that a call keeps for its gradient."""
+    sizes: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        work()
+    return sum(sizes)
 
 
 def prediction(setup: Setup) -> Result:

@@ -52,11 +52,14 @@ def _epoch(part: Record) -> list[Row]:
 
 def _likelihood(part: Record) -> list[Row]:
     rows = []
-    for axis in ("columns", "digits"):
+    for axis in (axis for axis in ("columns", "digits", "cut digits", "LeNet on them") if axis in part):
         seconds = {int(size): median(repeats) for size, repeats in part[axis].items()}
         slope = np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0]
         times = ", ".join(f"{size}: {1000 * each:.1f}" for size, each in seconds.items())
         rows.append({"by": axis, "ms a batch": times, "slope": f"{slope:.2f}"})
+        if axis == "cut digits":
+            kept = {size: each / 2**20 for size, each in part["kept_bytes"].items()}
+            rows[-1]["MiB kept for the gradient"] = ", ".join(f"{size}: {each:,.0f}" for size, each in kept.items())
     return rows
 
 

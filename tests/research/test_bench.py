@@ -15,7 +15,8 @@ from research.bench import PARTS, Setup, by_turns, measure
 CPU = torch.device("cpu")
 SMALL = {
     "SECONDS": 0.001, "REPEATS": 2, "COMPARED": ("reader_small",), "BATCH": 2, "BATCHES": (2,),
-    "COLUMNS": (8, 16), "DIGITS": (1, 2), "WORKERS": 1, "TIMED_TO_ACCURACY": (("cnn_attention-classification", 2),),
+    "COLUMNS": (8, 16), "DIGITS": (1, 2), "CUT": (2, 3), "WORKERS": 1,
+    "TIMED_TO_ACCURACY": (("cnn_attention-classification", 2),),
 }  # fmt: skip
 
 

@@ -27,6 +27,8 @@ def test_what_the_columns_claim():
     sizes = {"columns": {"42": [0.01], "84": [0.02]}, "digits": {"2": [0.01], "4": [0.04]}}
     assert cells("likelihood", **sizes) == ["columns", "42: 10.0, 84: 20.0", "1.00"]
     assert cells("likelihood", 1, **sizes) == ["digits", "2: 10.0, 4: 40.0", "2.00"]
+    sizes |= {"cut digits": {"1": [0.01], "2": [0.02]}, "kept_bytes": {"1": 2**20, "2": 2**21}}
+    assert cells("likelihood", 2, **sizes) == ["cut digits", "1: 10.0, 2: 20.0", "1.00", "1: 1, 2: 2"]
     call = {"experiment": "reader", "seconds": [1.0, 0.5, 0.25], "peak_bytes": 3 * 2**20, "peak_bytes_before": 2**20}
     prediction = cells("prediction", rows=[call | {"images": 1, "peak_bytes": 0}, call | {"images": 1024}])
     assert prediction == ["`reader`", "2", "2,048", "3", "2"]
