@@ -17,9 +17,9 @@ from torch import Tensor
 
 from digitsum.compose import HEIGHT, Strips, permutation
 from digitsum.data import Data, source_glyphs
-from digitsum.errors import DataError, ImageError
+from digitsum.errors import DataError
 from digitsum.evaluation import UNSURE, predictions
-from digitsum.images import read_image
+from digitsum.images import read_strips
 from digitsum.likelihood import _odds, _placed, sum_log_likelihood
 from digitsum.models import StripModel
 from digitsum.training import train
@@ -72,8 +72,8 @@ def read_cheques(root: str | Path) -> Rows:
 
 
 def _strip(path: Path) -> np.ndarray | None:
-    with contextlib.suppress(ImageError):
-        return read_image(path)
+    with contextlib.suppress(DataError):
+        return read_strips(path)[0]
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,9 +17,7 @@ from .experiments import EXPERIMENTS  # commands import the rest, so that --help
 Name: Any = Literal[tuple(EXPERIMENTS)]
 Names = Annotated[Positional[tuple[Name, ...]], arg(metavar="NAME ...", help=", ".join(EXPERIMENTS))]
 Source = Annotated[Literal["auto", "course", "mnist", "digits"], arg(help="where the strips come from")]
-Preset = Annotated[
-    Literal["full", "quick", "smoke"], arg(help="full; quick: what fits into --minutes; smoke: for tests")
-]
+Preset = Annotated[Literal["full", "quick", "smoke"], arg(help="quick: what fits into --minutes; smoke: for tests")]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1 or mps; auto: CUDA if it is there, else the CPU")]
 
 
@@ -47,7 +44,7 @@ def train(
     """
     from .budget import shortened
     from .data import load_data
-    from .devices import first_alone, init_distributed
+    from .devices import init_distributed
     from .runs import results_table, run_experiment
 
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "train_limit": train_limit}
@@ -57,8 +54,7 @@ def train(
     if not all(value > 0 for value in changes.values()):
         raise DataError(f"{', '.join(changes)} must be larger than 0.")
     with init_distributed(device):
-        with first_alone():  # it may download
-            data = load_data(source, root)
+        data = load_data(source, root)
         print(data.reason)
         folder = folder or f"{data.source}-{preset}"
         plan, chosen = results / folder / "plan.json", [EXPERIMENTS[name] for name in experiments]
@@ -109,12 +105,10 @@ def evaluate(
 def predict(
     images: Positional[tuple[Path, ...]],
     checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader_handwriting.safetensors"),
-    digits: Annotated[str, arg(help="how many digits a row has: 4, 1-8 or any")] = "any",
+    digits: Annotated[int | None, arg(help="how many digits a row has; any number if this is not told")] = None,
     csv: Annotated[Path | None, arg(help="also write a table to this file")] = None,
     json: Annotated[Path | None, arg(help="also write the answers to this file")] = None,
-    show: Annotated[
-        Path | None, arg(help="also draw the strips as the model gets them, with the answers, as PNG")
-    ] = None,
+    show: Annotated[Path | None, arg(help="also draw what the model gets, with the answers, as PNG")] = None,
     device: Device = "auto",
 ) -> int:
     """Read rows of digits: photographs, scans or drawings, .npy files of strips, or folders of them.
@@ -132,7 +126,6 @@ def predict(
 
     if not images:
         raise DataError("Name one image or several, such as docs/example.png.")
-    count = _count(digits)
     model = load_checkpoint(checkpoint, pick_device(device))
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[Any, str]] = []
@@ -140,7 +133,7 @@ def predict(
     for path in tqdm(paths, disable=len(paths) < 20):
         try:
             strips = read_strips(path)
-            found = answers(predictions(model, strips, count))
+            found = answers(predictions(model, strips, digits))
             titles = [str(row.get("digits") or row.get("sum", "no digits")) for row in found]
             drawn += zip(strips, titles, strict=True)
         except (DigitsumError, OSError) as error:  # the others can still be read
@@ -184,16 +177,6 @@ def draw(
             webbrowser.open(address)
         page.serve_forever()
     print("\nStopped.")
-
-
-def _count(text: str) -> Any:
-    """Turn "4", "1-8" or "any" into a count of digits."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    if text == "any":
-        return None
-    if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
-        raise DataError(f"--digits {text} is no count. Use a number such as 4, a range such as 1-8, or any.")
-    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 def _line(row: dict[str, Any]) -> str:

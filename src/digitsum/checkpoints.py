@@ -32,19 +32,15 @@ METADATA = {"experiment": str, "seed": int, "data": str, "settings": dict, "vali
 def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> None:
     """Write a model's weights with metadata: at least those of METADATA, whose settings rebuild the model.
 
-    A digest of everything is added, and checked when the file is loaded. The same weights and metadata give the same
-    bytes. Trained weights are numbers of half precision, and take two bytes each.
+    A digest of everything is added. The same weights and metadata give the same bytes.
     """
-    tensors = {name: _short(tensor.detach().cpu().contiguous()) for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():  # trained weights are numbers of half precision
+        if tensor.is_floating_point() and torch.equal(tensor.half().to(tensor.dtype), tensor):
+            tensors[name] = tensor.half()
     text = json.dumps(metadata | {"digest": _digest(tensors, metadata)}, sort_keys=True)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(save(tensors, {FORMAT: text}))
-
-
-def _short(tensor: Tensor) -> Tensor:
-    """Return a tensor in half precision if that loses nothing."""
-    half = tensor.half()
-    return half if tensor.is_floating_point() and torch.equal(half.to(tensor.dtype), tensor) else tensor
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -64,7 +60,7 @@ def best_checkpoint(folder: str | Path, experiment: str) -> Path | None:
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> StripModel:
     """Rebuild a trained model from its file alone, ready for `predict`, with `.objective` and `.metadata`.
 
-    The name of a run's file ends in its seed. Without the seed, the run that is best on validation is loaded.
+    For a name without its seed, the run that is best on validation is loaded.
     Raises `CheckpointError` for a file that is missing, damaged, hostile or not of this project.
     """
     path = Path(path)

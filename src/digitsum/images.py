@@ -12,7 +12,7 @@ from skimage import filters, measure, transform
 
 from .compose import HEIGHT, WIDTH
 from .data import open_strips
-from .errors import ImageError
+from .errors import DataError
 
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"]  # no other decoder is ever started
 MAX_PIXELS, MAX_ASPECT, MAX_PAGES = 120_000_000, 60, 100
@@ -31,30 +31,17 @@ GAPS = -6, 10  # columns: the least and the widest gap between the boxes of two 
 def read_strips(path: str | Path) -> np.ndarray:
     """Read the strips of a `.npy` file (see `open_strips`), or one strip for each page of an image file.
 
-    Blank strips of a `.npy` file stay where they are: a reader finds no digits in them.
-    Returns (N, 40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError` or `DataError`.
+    A page may have any size, depth and polarity. One that is a strip already passes as it is. In any other, what is not
+    ink is removed, and each digit is brought to 22 rows, with strokes about as thick as MNIST's.
+    Returns (N, 40, W) uint8, ink up to 255 on black, W at least 168 and a multiple of 4. Raises `DataError`.
     """
-    if Path(path).suffix.lower() == ".npy":
-        return _pad(open_strips(_checked(path)))
-    strips = [_strip(*page) for page in _pages(_checked(path))]
-    return np.stack([_pad(strip, max(each.shape[1] for each in strips)) for strip in strips])
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read the first page of an image file of any size, depth and polarity as one strip: ink up to 255 on black.
-
-    A picture that is a strip already passes as it is. In any other, what is not ink is removed, and each digit is
-    brought to 22 rows, with strokes about as thick as MNIST's.
-    Returns (40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError`.
-    """
-    return _strip(*next(_pages(_checked(path))))
-
-
-def _checked(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file() or not path.stat().st_size:  # a pipe or a device is no file
-        raise ImageError(f"{path} is {'empty' if path.is_file() else 'not a file'}: check the path, or save it again")
-    return path
+        raise DataError(f"{path} is {'empty' if path.is_file() else 'not a file'}: check the path, or save it again")
+    if path.suffix.lower() == ".npy":
+        return _pad(open_strips(path))
+    strips = [_strip(*page) for page in _pages(path)]
+    return np.stack([_pad(strip, max(each.shape[1] for each in strips)) for strip in strips])
 
 
 def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
@@ -66,16 +53,16 @@ def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["HEIF"] if heif else FORMATS) as image:
             pages = getattr(image, "n_frames", 1) if image.format in FORMATS else 1  # a phone's MPO or HEIF is one
             if pages > MAX_PAGES:
-                raise ImageError(f"{path} has {pages} pages: split it into files of at most {MAX_PAGES}")
+                raise DataError(f"{path} has {pages} pages: split it into files of at most {MAX_PAGES}")
             for page in range(pages):
                 image.seek(page)
                 _check_size(image, path)
                 yield _grey(image), f"{path}, page {page + 1}" if pages > 1 else str(path)
-    except ImageError:
+    except DataError:
         raise
     except Exception as error:  # whatever the decoder of some format makes of a damaged or huge file
         first = "pip install pillow-heif, or " if isinstance(error, ImportError) else ""
-        raise ImageError(f"{path} is not a readable image: {first}save it again as PNG or JPEG ({error})") from error
+        raise DataError(f"{path} is not a readable image: {first}save it again as PNG or JPEG ({error})") from error
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
@@ -87,7 +74,7 @@ def _check_size(image: Image.Image, path: Path) -> None:
         each = 2 * each if image.format == "TIFF" else 12
     short, long = sorted(image.size)
     if not 8 <= short <= long <= MAX_ASPECT * short or short * long > min(MAX_PIXELS, MEMORY / each):
-        raise ImageError(f"{path} has {image.width}x{image.height} pixels: give one row, 20 to 2,000 pixels high")
+        raise DataError(f"{path} has {image.width}x{image.height} pixels: give one row, 20 to 2,000 pixels high")
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -132,7 +119,7 @@ def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     light = ndimage.grey_closing(np.pad(grey, size, mode="edge"), (size, size))[size:-size, size:-size]
     contrast = ((light - grey) / light.clip(16)).clip(0)
     if ndimage.uniform_filter(contrast, 3).max() < 0.12:  # black on white has 1
-        raise ImageError(f"{name}: no ink found: the digits must stand out from their background")
+        raise DataError(f"{name}: no ink found: the digits must stand out from their background")
     threshold = filters.threshold_otsu(contrast)
     mask = filters.apply_hysteresis_threshold(contrast, WEAK * threshold, STRONG * threshold)
     labels = measure.label(mask)
@@ -153,7 +140,7 @@ def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         mask = ndimage.binary_opening(mask & ~lines, np.ones((2, 2)))
         contrast = np.where(ndimage.binary_dilation(lines, np.ones((3, 3))) & ~mask, 0, contrast)
     if not mask.any():
-        raise ImageError(f"{name}: only lines found, no digits: crop the lines off")
+        raise DataError(f"{name}: only lines found, no digits: crop the lines off")
     low, high = WEAK * threshold / 2, np.percentile(contrast[mask], 60)
     return ((contrast - low) / (high - low)).clip(0, 1), mask
 
@@ -215,7 +202,7 @@ def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np
         "the ink is patches, not strokes: crop the image to the digits and the paper": _stroke(labels > 0) > digit / 2,
     }.items():
         if found:
-            raise ImageError(f"{name}: {fault}")
+            raise DataError(f"{name}: {fault}")
     labels = np.where(labels, labels, ndimage.grey_dilation(labels, (3, 3)))  # with the strokes' soft edges
     parts = []
     for box, pieces in sorted(groups, key=lambda group: group[0][1] + group[0][3]):
