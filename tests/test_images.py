@@ -180,7 +180,7 @@ def test_heic_names_the_package_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the most memory that was used")
-@pytest.mark.parametrize(("name", "side"), [("large.png", 8_600), ("large.jpg", 10_900)])
+@pytest.mark.parametrize(("name", "side"), [("large.png", 5_000), ("large.jpg", 10_900)])
 def test_the_largest_pictures_take_under_500_mb(name: str, side: int, tmp_path: Path) -> None:
     page = Image.new("RGB", (side, side), "white")
     page.paste("black", (side // 2, side // 4, side // 2 + side // 8, 3 * side // 4))

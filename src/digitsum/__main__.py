@@ -1,7 +1,5 @@
 """The command line: python -m digitsum train | evaluate | predict | draw."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from functools import partial
@@ -42,10 +40,10 @@ def train(
 
     Example: python -m digitsum train reader --source mnist --preset full --seed 0 1 2
     """
+    from . import load_data, run_experiment
     from .budget import shortened
-    from .data import load_data
     from .devices import init_distributed
-    from .runs import results_table, run_experiment
+    from .runs import results_table
 
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "train_limit": train_limit}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -84,9 +82,7 @@ def evaluate(
 
     Example: python -m digitsum evaluate models/mnist/reader-seed1.safetensors --source mnist
     """
-    from .checkpoints import load_checkpoint
-    from .data import load_data
-    from .devices import pick_device
+    from . import load_checkpoint, load_data
     from .evaluation import evaluate
     from .runs import find_weights, metrics_table
 
@@ -94,7 +90,7 @@ def evaluate(
     print(data.reason)
     paths = checkpoints or tuple(find_weights(data.source, models=models)[1].values())
     for path in paths:
-        model = load_checkpoint(path, pick_device(device))
+        model = load_checkpoint(path, device)
         print(f"\n{path}")
         if model.metadata["data"] != data.fingerprint:
             print("It was trained on other strips: those called test here may be among its training strips.")
@@ -116,21 +112,19 @@ def predict(
     Exit status 2 means that a row was not read. Example: python -m digitsum predict docs/example.png
     """
     import pandas as pd
-    from tqdm import tqdm
 
-    from . import plots
-    from .checkpoints import load_checkpoint, replacing
-    from .devices import pick_device
-    from .evaluation import answers, predictions
+    from . import load_checkpoint, plots, predictions
+    from .checkpoints import replacing
+    from .evaluation import answers
     from .images import read_strips
 
     if not images:
         raise DataError("Name one image or several, such as docs/example.png.")
-    model = load_checkpoint(checkpoint, pick_device(device))
+    model = load_checkpoint(checkpoint, device)
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[Any, str]] = []
     paths = [file for given in images for file in (sorted(given.iterdir()) if given.is_dir() else [given])]
-    for path in tqdm(paths, disable=len(paths) < 20):
+    for path in paths:
         try:
             strips = read_strips(path)
             found = answers(predictions(model, strips, digits))
@@ -166,11 +160,10 @@ def draw(
     import webbrowser
     from contextlib import suppress
 
-    from .checkpoints import load_checkpoint
-    from .devices import pick_device
+    from . import load_checkpoint
     from .draw import server
 
-    with server(load_checkpoint(checkpoint, pick_device(device)), port) as page, suppress(KeyboardInterrupt):
+    with server(load_checkpoint(checkpoint, device), port) as page, suppress(KeyboardInterrupt):
         address = f"http://127.0.0.1:{page.server_port}/"
         print(f"Draw at {address} and end with Ctrl-C.", flush=True)
         if open:

@@ -1,7 +1,5 @@
 """The presets: what shortens experiments, and as much training as fits into some minutes on this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .compose import HEIGHT, WIDTH
+from .devices import pick_device
 from .errors import refusing
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
@@ -70,7 +70,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
     with refusing(path, f"Use the commit it was saved at ({str(metadata.get('commit'))[:18]!r}), or train it again."):
         model = _rebuild(metadata, tensors)
     model.metadata = metadata
-    return model.to(device).to(memory_format=torch.channels_last)
+    return model.to(pick_device(device)).to(memory_format=torch.channels_last)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -142,10 +142,11 @@ def load_state(path: Path) -> dict[str, Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a new, empty file beside `path`; rename it to `path` if the block ends well, else remove it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # follows no link
+        temporary.unlink(missing_ok=True)  # what a killed process left
+        temporary.touch(exist_ok=False)  # follows no link
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

@@ -1,7 +1,5 @@
 """What the machine offers: devices, bfloat16, and several processes that train one run together."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -15,8 +15,8 @@ from .data import open_strips
 from .errors import DataError
 
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"]  # no other decoder is ever started
-MAX_PIXELS, MAX_ASPECT, MAX_PAGES = 120_000_000, 60, 100
-MEMORY = 300_000_000  # bytes that decoding may take; the libraries and the search take less than 200 MB more
+MAX_JPEG, MAX_PIXELS = 120_000_000, 25_000_000  # JPEGs are reduced while decoded; others take up to 12 bytes a pixel
+MAX_ASPECT, MAX_PAGES = 60, 100
 WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first
 LIGHT = 0.8  # of the shorter side: what is dark over such a square is not ink but a desk, a border or a shadow
 WEAK, STRONG = 0.9, 1.3  # times Otsu's threshold: ink is what is WEAK and joined to something STRONG
@@ -56,25 +56,17 @@ def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
                 raise DataError(f"{path} has {pages} pages: split it into files of at most {MAX_PAGES}")
             for page in range(pages):
                 image.seek(page)
-                _check_size(image, path)
+                short, long = sorted(image.size)
+                whole = image.format not in ("JPEG", "MPO") or "progressive" in image.info  # is held in memory
+                if not 8 <= short <= long <= MAX_ASPECT * short or short * long > (MAX_PIXELS if whole else MAX_JPEG):
+                    size = f"{image.width}x{image.height}"
+                    raise DataError(f"{path} has {size} pixels: give one row, 20 to 2,000 pixels high")
                 yield _grey(image), f"{path}, page {page + 1}" if pages > 1 else str(path)
     except DataError:
         raise
     except Exception as error:  # whatever the decoder of some format makes of a damaged or huge file
         first = "pip install pillow-heif, or " if isinstance(error, ImportError) else ""
         raise DataError(f"{path} is not a readable image: {first}save it again as PNG or JPEG ({error})") from error
-
-
-def _check_size(image: Image.Image, path: Path) -> None:
-    """Refuse a picture, before it is decoded, whose shape is no row of digits or that would take too much memory."""
-    each = {"L": 1, "1": 3, "P": 2, "I;16": 6}.get(image.mode, 4) + 4 * ("transparency" in image.info)  # bytes a pixel
-    if image.format in ("JPEG", "MPO"):  # reduced while decoding, but a progressive one is held whole
-        each = 8 if "progressive" in image.info else 1
-    elif image.format in ("WEBP", "HEIF", "GIF", "TIFF"):  # the decoder holds copies
-        each = 2 * each if image.format == "TIFF" else 12
-    short, long = sorted(image.size)
-    if not 8 <= short <= long <= MAX_ASPECT * short or short * long > min(MAX_PIXELS, MEMORY / each):
-        raise DataError(f"{path} has {image.width}x{image.height} pixels: give one row, 20 to 2,000 pixels high")
 
 
 def _grey(image: Image.Image) -> np.ndarray:

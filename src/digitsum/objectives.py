@@ -1,7 +1,5 @@
 """What a model's outputs mean: the loss that trains them, and the sums that they predict."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 Colour and marker tell models apart, the same in every figure. A classifier's marker is hollow.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Training: one visible loop, on whatever device there is."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

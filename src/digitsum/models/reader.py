@@ -1,7 +1,5 @@
 """The reader: for each column of a strip, it says which digit stands there, if any."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
