@@ -38,10 +38,9 @@ def read_strips(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file() or not path.stat().st_size:  # a pipe or a device is no file
         raise DataError(f"{path} is {'empty' if path.is_file() else 'not a file'}: check the path, or save it again")
-    if path.suffix.lower() == ".npy":
-        return _pad(open_strips(path))
-    strips = [_strip(*page) for page in _pages(path)]
-    return np.stack([_pad(strip, max(each.shape[1] for each in strips)) for strip in strips])
+    strips = open_strips(path) if path.suffix.lower() == ".npy" else [_strip(*page) for page in _pages(path)]
+    width = -(-max(WIDTH, *(strip.shape[1] for strip in strips)) // 4) * 4
+    return np.stack([np.pad(strip, ((0, 0), (0, width - strip.shape[1]))) for strip in strips])
 
 
 def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
@@ -94,15 +93,15 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _strip(grey: np.ndarray, name: str) -> np.ndarray:
-    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8."""
+    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8, which may be narrow."""
     small = grey[:: 1 + max(grey.shape) // 120, :: 1 + max(grey.shape) // 120]
     around = ndimage.median_filter(small, max(3, round(0.6 * min(small.shape))))
     dark = grey if ((small - around) ** 3).sum() < 0 else 255 - grey
     ink = dark[:, (dark < 155).any(axis=0)] < 155
     rows = HEIGHT - ink.argmax(axis=0) - ink[::-1].argmax(axis=0) if len(ink) == HEIGHT else np.empty(0)
     if len(rows) and np.percentile(rows, 75) <= 24 and np.median(dark) >= 247 and not ink[[0, -1]].any():
-        return _pad(np.rint(255 - dark).astype(np.uint8))  # it is a strip already
-    return _pad(_typeset(*_digits(*_ink(dark, name), name)))
+        return np.rint(255 - dark).astype(np.uint8)  # it is a strip already
+    return _typeset(*_digits(*_ink(dark, name), name))
 
 
 def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -221,9 +220,3 @@ def _typeset(parts: list[tuple[np.ndarray, np.ndarray]], digit: float) -> np.nda
         strip = np.pad(strip, [(0, 0), (0, max(0, end + MARGIN - strip.shape[1]))])
         np.maximum(strip[above : above + len(ink), start:end], ink, out=strip[above : above + len(ink), start:end])
     return np.rint(255 * strip).astype(np.uint8)
-
-
-def _pad(strips: np.ndarray, width: int = WIDTH) -> np.ndarray:
-    """Add black columns on the right, up to a width and then to a multiple of 4."""
-    missing = max(width - strips.shape[-1], -strips.shape[-1] % 4)
-    return np.pad(strips, [(0, 0)] * (strips.ndim - 1) + [(0, missing)])
