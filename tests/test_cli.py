@@ -103,7 +103,7 @@ FAULTS = {  # a command: words of its one line
     "predict": "image",
     "predict text.png --checkpoint WEIGHTS": "text.png",
     "predict strip.npy --checkpoint WEIGHTS --digits 99": "99",
-    "predict strip.npy --checkpoint WEIGHTS --digits 8-1": "8-1",
+    "predict strip.npy --checkpoint WEIGHTS --digits -1": "-1",
 }
 
 

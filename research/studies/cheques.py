@@ -16,9 +16,9 @@ from torch import Tensor
 
 from digitsum.compose import HEIGHT, Strips, permutation
 from digitsum.data import Data, source_glyphs
-from digitsum.errors import DataError, ImageError
+from digitsum.errors import DataError
 from digitsum.evaluation import UNSURE, predictions
-from digitsum.images import read_image
+from digitsum.images import read_strips
 from digitsum.likelihood import _odds, _placed
 from digitsum.models import StripModel
 from digitsum.objectives import SumLikelihood
@@ -63,8 +63,8 @@ def read_rows(written: Sequence[tuple[Path, str]]) -> Strips:
     strips, targets, most = [], [], max(len(digits) for _, digits in written)
     for path, digits in written:
         try:
-            strips.append(read_image(path))
-        except ImageError:
+            strips.append(read_strips(path)[0])
+        except DataError:
             strips.append(np.zeros((HEIGHT, 0), np.uint8))
         targets.append([int(digit) for digit in digits] + [-1] * (most - len(digits)))
     width = max(strip.shape[1] for strip in strips)

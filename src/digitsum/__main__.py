@@ -1,8 +1,5 @@
 """The command line: python -m digitsum train | evaluate | predict | draw."""
 
-from __future__ import annotations
-
-import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,9 +15,7 @@ from .experiments import EXPERIMENTS  # commands import the rest, so that --help
 Name: Any = Literal[tuple(EXPERIMENTS)]
 Names = Annotated[Positional[tuple[Name, ...]], arg(metavar="NAME ...", help=", ".join(EXPERIMENTS))]
 Source = Annotated[Literal["auto", "course", "mnist", "digits"], arg(help="where the strips come from")]
-Preset = Annotated[
-    Literal["full", "quick", "smoke"], arg(help="full; quick: what fits into --minutes; smoke: for tests")
-]
+Preset = Annotated[Literal["full", "quick", "smoke"], arg(help="quick: what fits into --minutes; smoke: for tests")]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1 or mps; auto: CUDA if it is there, else the CPU")]
 
 
@@ -45,10 +40,10 @@ def train(
 
     Example: python -m digitsum train reader --source mnist --preset full --seed 0 1 2
     """
+    from . import load_data, run_experiment
     from .budget import shortened
-    from .data import load_data
-    from .devices import first_alone, init_distributed
-    from .runs import results_table, run_experiment
+    from .devices import init_distributed
+    from .runs import results_table
 
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "train_limit": train_limit}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -57,8 +52,7 @@ def train(
     if not all(value > 0 for value in changes.values()):
         raise DataError(f"{', '.join(changes)} must be larger than 0.")
     with init_distributed(device):
-        with first_alone():  # it may download
-            data = load_data(source, root)
+        data = load_data(source, root)
         print(data.reason)
         folder = folder or f"{data.source}-{preset}"
         plan, chosen = results / folder / "plan.json", [EXPERIMENTS[name] for name in experiments]
@@ -88,9 +82,7 @@ def evaluate(
 
     Example: python -m digitsum evaluate models/mnist/reader-seed1.safetensors --source mnist
     """
-    from .checkpoints import load_checkpoint
-    from .data import load_data
-    from .devices import pick_device
+    from . import load_checkpoint, load_data
     from .evaluation import evaluate
     from .runs import find_weights, metrics_table
 
@@ -98,7 +90,7 @@ def evaluate(
     print(data.reason)
     paths = checkpoints or tuple(find_weights(data.source, models=models)[1].values())
     for path in paths:
-        model = load_checkpoint(path, pick_device(device))
+        model = load_checkpoint(path, device)
         print(f"\n{path}")
         if model.metadata["data"] != data.fingerprint:
             print("It was trained on other strips: those called test here may be among its training strips.")
@@ -109,12 +101,10 @@ def evaluate(
 def predict(
     images: Positional[tuple[Path, ...]],
     checkpoint: Annotated[Path, arg(help="weights to read with")] = Path("models/mnist/reader_handwriting.safetensors"),
-    digits: Annotated[str, arg(help="how many digits a row has: 4, 1-8 or any")] = "any",
+    digits: Annotated[int | None, arg(help="how many digits a row has; any number if this is not told")] = None,
     csv: Annotated[Path | None, arg(help="also write a table to this file")] = None,
     json: Annotated[Path | None, arg(help="also write the answers to this file")] = None,
-    show: Annotated[
-        Path | None, arg(help="also draw the strips as the model gets them, with the answers, as PNG")
-    ] = None,
+    show: Annotated[Path | None, arg(help="also draw what the model gets, with the answers, as PNG")] = None,
     device: Device = "auto",
 ) -> int:
     """Read rows of digits: photographs, scans or drawings, .npy files of strips, or folders of them.
@@ -122,25 +112,22 @@ def predict(
     Exit status 2 means that a row was not read. Example: python -m digitsum predict docs/example.png
     """
     import pandas as pd
-    from tqdm import tqdm
 
-    from . import plots
-    from .checkpoints import load_checkpoint, replacing
-    from .devices import pick_device
-    from .evaluation import answers, predictions
+    from . import load_checkpoint, plots, predictions
+    from .checkpoints import replacing
+    from .evaluation import answers
     from .images import read_strips
 
     if not images:
         raise DataError("Name one image or several, such as docs/example.png.")
-    count = _count(digits)
-    model = load_checkpoint(checkpoint, pick_device(device))
+    model = load_checkpoint(checkpoint, device)
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[Any, str]] = []
     paths = [file for given in images for file in (sorted(given.iterdir()) if given.is_dir() else [given])]
-    for path in tqdm(paths, disable=len(paths) < 20):
+    for path in paths:
         try:
             strips = read_strips(path)
-            found = answers(predictions(model, strips, count))
+            found = answers(predictions(model, strips, digits))
             titles = [str(row.get("digits") or row.get("sum", "no digits")) for row in found]
             drawn += zip(strips, titles, strict=True)
         except (DigitsumError, OSError) as error:  # the others can still be read
@@ -173,27 +160,16 @@ def draw(
     import webbrowser
     from contextlib import suppress
 
-    from .checkpoints import load_checkpoint
-    from .devices import pick_device
+    from . import load_checkpoint
     from .draw import server
 
-    with server(load_checkpoint(checkpoint, pick_device(device)), port) as page, suppress(KeyboardInterrupt):
+    with server(load_checkpoint(checkpoint, device), port) as page, suppress(KeyboardInterrupt):
         address = f"http://127.0.0.1:{page.server_port}/"
         print(f"Draw at {address} and end with Ctrl-C.", flush=True)
         if open:
             webbrowser.open(address)
         page.serve_forever()
     print("\nStopped.")
-
-
-def _count(text: str) -> Any:
-    """Turn "4", "1-8" or "any" into a count of digits."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    if text == "any":
-        return None
-    if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
-        raise DataError(f"--digits {text} is no count. Use a number such as 4, a range such as 1-8, or any.")
-    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """Augmentation of a batch on the device where it lives, drawn anew for each image."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The presets: what shortens experiments, and as much training as fits into some minutes on this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +28,8 @@ def shortened(
 ) -> list[Experiment]:  # fmt: skip
     """Shorten experiments by a preset: "full" changes nothing, "smoke" is for tests, "quick" fits into `minutes`.
 
-    For "quick", a few steps of each model are timed. Then each experiment gets its share of the minutes, and ResNet-50
-    is left out if it cannot have one epoch of 3,000 strips. The choice is kept at `path`, and used again for the same
-    minutes on the same machine, so that interrupted runs can go on.
+    For "quick", a few steps of each model are timed, and ResNet-50 may be left out. The choice is kept at `path`, and
+    used again for the same minutes on the same machine, so that interrupted runs can go on.
     """
     if preset != "quick":
         return [shorten(each, preset) for each in experiments]
@@ -53,7 +50,6 @@ def shortened(
 
 
 def _chosen(path: Path | None, key: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that were chosen before, by experiment; None leaves it out."""
     try:
         plan = load_json(path) if path else {}
         return dict(plan["chosen"]) if key.items() <= plan.items() else {}

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .compose import HEIGHT, WIDTH
+from .devices import pick_device
 from .errors import refusing
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
@@ -32,19 +32,15 @@ METADATA = {"experiment": str, "seed": int, "data": str, "settings": dict, "vali
 def save_checkpoint(model: StripModel, path: str | Path, /, **metadata: Any) -> None:
     """Write a model's weights with metadata: at least those of METADATA, whose settings rebuild the model.
 
-    A digest of everything is added, and checked when the file is loaded. The same weights and metadata give the same
-    bytes. Trained weights are numbers of half precision, and take two bytes each.
+    A digest of everything is added. The same weights and metadata give the same bytes.
     """
-    tensors = {name: _short(tensor.detach().cpu().contiguous()) for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():  # trained weights are numbers of half precision
+        if tensor.is_floating_point() and torch.equal(tensor.half().to(tensor.dtype), tensor):
+            tensors[name] = tensor.half()
     text = json.dumps(metadata | {"digest": _digest(tensors, metadata)}, sort_keys=True)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(save(tensors, {FORMAT: text}))
-
-
-def _short(tensor: Tensor) -> Tensor:
-    """Return a tensor in half precision if that loses nothing."""
-    half = tensor.half()
-    return half if tensor.is_floating_point() and torch.equal(half.to(tensor.dtype), tensor) else tensor
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -64,7 +60,7 @@ def best_checkpoint(folder: str | Path, experiment: str) -> Path | None:
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> StripModel:
     """Rebuild a trained model from its file alone, ready for `predict`, with `.objective` and `.metadata`.
 
-    The name of a run's file ends in its seed. Without the seed, the run that is best on validation is loaded.
+    For a name without its seed, the run that is best on validation is loaded.
     Raises `CheckpointError` for a file that is missing, damaged, hostile or not of this project.
     """
     path = Path(path)
@@ -74,7 +70,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Str
     with refusing(path, f"Use the commit it was saved at ({str(metadata.get('commit'))[:18]!r}), or train it again."):
         model = _rebuild(metadata, tensors)
     model.metadata = metadata
-    return model.to(device).to(memory_format=torch.channels_last)
+    return model.to(pick_device(device)).to(memory_format=torch.channels_last)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -146,10 +142,11 @@ def load_state(path: Path) -> dict[str, Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a new, empty file beside `path`; rename it to `path` if the block ends well, else remove it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # follows no link
+        temporary.unlink(missing_ok=True)  # what a killed process left
+        temporary.touch(exist_ok=False)  # follows no link
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

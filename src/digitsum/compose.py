@@ -17,18 +17,13 @@ MAX_SUM = 36  # four nines
 
 @dataclass(frozen=True, eq=False)
 class Strips:
-    """Hold images of digit strips with their sums. Digits, corners and glyphs are for evaluation only.
+    """Hold images of digit strips with their sums. What only the generator knows is for evaluation only."""
 
-    Shapes: images (N, 40, W) uint8, black 0 to ink 255; sums (N,) int64. Where the generator knows them:
-    digits (N, K) int64 from left to right, corners (N, K, 2) int64, the (top, left) pixel of each 28x28 glyph, and
-    glyphs (N, K) int64, the index of each glyph.
-    """
-
-    images: np.ndarray
-    sums: np.ndarray
-    digits: np.ndarray | None = None
-    corners: np.ndarray | None = None
-    glyphs: np.ndarray | None = None
+    images: np.ndarray  # (N, 40, W) uint8, black 0 to ink 255
+    sums: np.ndarray  # (N,) int64
+    digits: np.ndarray | None = None  # (N, K) int64, from left to right
+    corners: np.ndarray | None = None  # (N, K, 2) int64, the (top, left) pixel of each glyph
+    glyphs: np.ndarray | None = None  # (N, K) int64, the index of each glyph
 
     def __len__(self) -> int:
         return len(self.sums)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from .compose import GLYPH, HEIGHT, MAX_SUM, WIDTH, Strips, compose, permutation
@@ -72,19 +73,24 @@ def load_data(source: str = "auto", root: str | Path = "data", seed: int = 0) ->
     if source == "auto":
         source, why = _first_available(root)
     if source == "course":
-        return _course(root, seed)
-    seen, unseen = source_glyphs(source, root, seed)
-    strips = compose(*seen, STRIPS, seed=2 * seed)  # even and odd: no two data sets share a stream
-    glyphs = f"MNIST's digits from {root / 'MNIST' / 'raw'}" if source == "mnist" else "scikit-learn's 8x8 digits"
-    reason = f"source: {source} ({why}; {glyphs})"
-    return _split(source, strips, compose(*unseen, UNSEEN, seed=2 * seed + 1), reason, seed)
+        (strips, reason), unseen = _course(root, seed), None
+    else:
+        seen, others = source_glyphs(source, root, seed)
+        strips = compose(*seen, STRIPS, seed=2 * seed)  # even and odd: no two data sets share a stream
+        unseen = compose(*others, UNSEEN, seed=2 * seed + 1)
+        glyphs = f"MNIST's digits from {root / 'MNIST' / 'raw'}" if source == "mnist" else "scikit-learn's 8x8 digits"
+        reason = f"{why}; {glyphs}"
+    tenth = len(strips) // 10
+    train, val, test = strips[: -2 * tenth], strips[-2 * tenth : -tenth], strips[-tenth:]
+    return Data(source, train, val, test, unseen, f"source: {source} ({reason})", seed)
 
 
 def _first_available(root: Path) -> tuple[str, str]:
     """Return the first source that can be had, and why it is that one."""
-    if _course_pairs(root):
+    pairs, others = _course_files(root)
+    if pairs:
         return "course", ""
-    why = f"no data<k>.npy in {root}{_passed_over(root)}"
+    why = f"no data<k>.npy in {root}{others}"
     try:
         _download(root)
     except DataError as error:
@@ -92,21 +98,18 @@ def _first_available(root: Path) -> tuple[str, str]:
     return "mnist", why
 
 
-def _split(source: str, strips: Strips, unseen: Strips | None, reason: str, seed: int) -> Data:
-    tenth = len(strips) // 10
-    train, val, test = strips[: -2 * tenth], strips[-2 * tenth : -tenth], strips[-tenth:]
-    return Data(source, train, val, test, unseen, reason, seed)
+def _course_files(root: Path) -> tuple[list[tuple[Path, Path]], str]:
+    """Return the paths (data<k>.npy, lab<k>.npy) for each k of which either is there, and words on other .npy files."""
+    names = {path.name: re.fullmatch(r"(?:data|lab)([0-9]*)\.npy", path.name) for path in root.glob("*.npy")}
+    numbers = sorted({match[1] for match in names.values() if match}, key=lambda k: (len(k), k))
+    others = ", ".join(sorted(name for name, match in names.items() if not match))
+    words = f"; not used: {others}, whose names are not data<k>.npy or lab<k>.npy" if others else ""
+    return [(root / f"data{k}.npy", root / f"lab{k}.npy") for k in numbers], words
 
 
-def _course_pairs(root: Path) -> list[tuple[Path, Path]]:
-    """Return the paths (data<k>.npy, lab<k>.npy) for each k of which either file is there."""
-    matches = (re.fullmatch(r"(?:data|lab)([0-9]*)\.npy", path.name) for path in root.glob("*.npy"))
-    numbers = {match[1] for match in matches if match}
-    return [(root / f"data{k}.npy", root / f"lab{k}.npy") for k in sorted(numbers, key=lambda k: (len(k), k))]
-
-
-def _course(root: Path, seed: int) -> Data:
-    pairs = _course_pairs(root)
+def _course(root: Path, seed: int) -> tuple[Strips, str]:
+    """Return the course's strips in random order, and the files that they are from."""
+    pairs, others = _course_files(root)
     if not pairs:
         raise DataError(f"{root} holds no data<k>.npy. Put data0.npy, lab0.npy, ... there, or name their folder.")
     images, sums, seen = [], [], dict[str, Path]()
@@ -120,20 +123,7 @@ def _course(root: Path, seed: int) -> Data:
     if len(strips) < 10:
         raise DataError(f"{root} holds {len(strips)} strips. At least 10 are needed to split them 80/10/10.")
     names = ", ".join(path.name for path, _ in pairs)
-    return _split(
-        "course",
-        strips[permutation(len(strips), seed)],
-        None,
-        f"source: course ({names} in {root}{_passed_over(root)})",
-        seed,
-    )
-
-
-def _passed_over(root: Path) -> str:
-    """Name the .npy files of a folder that are no data<k>.npy or lab<k>.npy."""
-    known = {path for pair in _course_pairs(root) for path in pair}
-    others = sorted(path.name for path in root.glob("*.npy") if path not in known)
-    return f"; not used: {', '.join(others)}, whose names are not data<k>.npy or lab<k>.npy" if others else ""
+    return strips[permutation(len(strips), seed)], f"{names} in {root}{others}"
 
 
 def open_strips(path: Path, width: int | None = None) -> np.ndarray:
@@ -191,7 +181,9 @@ def _download(root: Path) -> None:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        MNIST(root, download=True)
+        raw.mkdir(parents=True, exist_ok=True)
+        with FileLock(raw / ".lock"):  # one process downloads, the others wait and find it
+            MNIST(root, download=True)
     except Exception as error:  # urllib and torchvision raise all kinds
         raise DataError(
             f"MNIST could not be downloaded into {raw} ({' '.join(str(error).split())}). "
@@ -218,24 +210,21 @@ def _mnist(root: Path) -> tuple[Glyphs, Glyphs]:
 
 
 def digit_glyphs() -> Glyphs:
-    """Return the 1,797 digits of scikit-learn, enlarged: glyphs (1797, 28, 28) uint8 and labels (1797,) int64.
+    """Return scikit-learn's digits as glyphs (1797, 28, 28) uint8 and labels (1797,) int64.
 
-    Their 8x8 pixels of 0..16 become 20x20 of 0..255, the size of MNIST's ink, with 4 black pixels all around. Pillow
-    resizes in integers, so the result is the same on every platform.
+    Their 8x8 pixels of 0..16 become 20x20 of 0..255, the size of MNIST's ink, with 4 black pixels all around.
     """
     from sklearn.datasets import load_digits
 
     small = load_digits()
     pixels = (small.images * 15.9375).astype(np.uint8)
+    # Pillow resizes in integers: the same on every platform.
     enlarged = [np.asarray(Image.fromarray(each).resize((20, 20), Image.Resampling.BILINEAR)) for each in pixels]
     return np.pad(enlarged, ((0, 0), (4, 4), (4, 4))), small.target.astype(np.int64)
 
 
 def source_glyphs(source: str, root: str | Path = "data", seed: int = 0) -> tuple[Glyphs, Glyphs]:
-    """Return the glyphs of a source's training, validation and test strips, and those of `unseen`.
-
-    Raises `DataError` for a source that is not composed of glyphs.
-    """
+    """Return the glyphs of a source's training, validation and test strips, and those of `unseen`."""
     if source == "mnist":
         return _mnist(Path(root))
     if source == "digits":

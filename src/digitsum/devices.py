@@ -1,7 +1,5 @@
 """What the machine offers: devices, bfloat16, and several processes that train one run together."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools
@@ -17,21 +15,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import DeviceError
+from .errors import DigitsumError
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device that is asked for; "auto" takes CUDA if it is there, else the CPU.
-
-    Raises `DeviceError` if the device cannot be used.
-    """
+    """Return the device, with "auto" CUDA if it is there, else the CPU. Raises `DigitsumError` if it cannot be used."""
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"The device {device} cannot be used ({str(error).splitlines()[0]}). Use cpu.") from error
+        raise DigitsumError(f"The device {device} cannot be used ({str(error).splitlines()[0]}). Use cpu.") from error
     return chosen
 
 
@@ -58,13 +53,9 @@ def autocast(device: torch.device, wanted: bool = True) -> torch.autocast:
 
 
 def tune_process() -> None:
-    """Make the process fast: take numbers below about 1e-38 for zero, and keep freed memory for the next step.
-
-    Processors are many times slower with such small numbers, and trained attention is full of them. glibc by default
-    returns every large tensor to the system, which hands it out again page by page.
-    """
-    torch.set_flush_denormal(True)
-    if platform.libc_ver()[0] == "glibc":
+    """Make the process fast: take numbers below about 1e-38 for zero, and keep freed memory for the next step."""
+    torch.set_flush_denormal(True)  # processors are many times slower with them, and trained attention is full of them
+    if platform.libc_ver()[0] == "glibc":  # which returns large tensors to the system, and gets them page by page
         library = ctypes.CDLL(None)
         library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD of mallopt(3)
         library.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
@@ -76,16 +67,13 @@ def tune_process() -> None:
 
 @contextlib.contextmanager
 def init_distributed(device: str) -> Iterator[None]:
-    """Join the other processes of torchrun, each on its own device. Without torchrun this does nothing.
-
-    Only the first process prints. Raises `DeviceError` if there are fewer GPUs than processes.
-    """
+    """Join the other processes of torchrun, each on its own device; only the first prints. Else do nothing."""
     if not dist.is_torchelastic_launched():
         yield
         return
     on_gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpus and ":" in device:
-        raise DeviceError(f"Each process takes a GPU of its own, not all {device}. Use --device cuda, or cpu.")
+        raise DigitsumError(f"Each process takes a GPU of its own, not all {device}. Use --device cuda, or cpu.")
     if on_gpus:
         torch.cuda.set_device(pick_device(f"cuda:{os.environ['LOCAL_RANK']}"))
     dist.init_process_group("nccl" if on_gpus else "gloo")
@@ -104,16 +92,6 @@ def world_size() -> int:
 def rank() -> int:
     """Return this process's number. Process 0 writes files and prints."""
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-@contextlib.contextmanager
-def first_alone() -> Iterator[None]:
-    """Let the first process through the block before the others: they find what it wrote there."""
-    if rank() > 0:
-        dist.barrier()
-    yield
-    if rank() == 0 and world_size() > 1:
-        dist.barrier()
 
 
 def shard(rows: Any) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from .errors import DigitsumError
 from .evaluation import answers, predictions, sight
-from .images import read_image
+from .images import read_strips
 from .models import StripModel
 
 SCRIPT = Path(__file__).with_name("draw.js").read_text("utf-8")
@@ -34,7 +34,7 @@ def read(model: StripModel, drawing: str | bytes) -> dict[str, str]:
         with TemporaryDirectory() as folder:
             path = Path(folder, "drawing.png")
             path.write_bytes(base64.b64decode(drawing, validate=True))
-            strips = read_image(path)[None]
+            strips = read_strips(path)[:1]
         predicted = predictions(model, strips, digits=None)
     except (DigitsumError, ValueError) as error:
         return {"text": "\n" + str(error).replace(str(path), "The drawing")}

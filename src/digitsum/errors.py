@@ -10,11 +10,7 @@ class DigitsumError(Exception):
 
 
 class DataError(DigitsumError):
-    """Strips or labels cannot be used."""
-
-
-class ImageError(DigitsumError):
-    """An image cannot be read as a row of digits."""
+    """Strips, labels or a picture cannot be used."""
 
 
 class CheckpointError(DigitsumError):
@@ -23,10 +19,6 @@ class CheckpointError(DigitsumError):
 
 class TrainingError(DigitsumError):
     """A training cannot start or go on."""
-
-
-class DeviceError(DigitsumError):
-    """A device cannot be used."""
 
 
 class RecordError(DigitsumError):

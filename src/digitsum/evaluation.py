@@ -19,7 +19,7 @@ from .compose import HEIGHT, WIDTH
 from .data import Data
 from .devices import tune_process
 from .errors import DataError, RecordError
-from .likelihood import Count, Reading, read_strings
+from .likelihood import Count, Reading
 from .models import StripModel
 from .objectives import NUM_SUMS, Answer, SumLikelihood
 from .training import EVALUATION_BATCH, MARGIN, ink_ends, to_input
@@ -35,10 +35,9 @@ STEP = 32  # strips are read at widths that are multiples of this, so that many 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Hold real-valued predictions and predicted sums, both (N,), in units of the sum.
+    """Hold real-valued predictions and predicted sums, both (N,).
 
-    `readings` are each strip's digits, from a model that reads digits. `log_p` (N, S) are its log-probabilities of
-    the sums 0..S-1. Both are empty for other models.
+    From a model that reads digits, also each strip's `readings`, and `log_p` (N, S) of the sums 0..S-1.
     """
 
     values: np.ndarray
@@ -54,10 +53,7 @@ class Predictions:
 
 
 def predict(model: StripModel, images: np.ndarray, digits: Count = None) -> np.ndarray:
-    """Return the predicted sums (N,) int64 of images (N, 40, W) uint8, white digits on black.
-
-    A reader takes any number of digits, or as many as `digits` says: 4, or (1, 8) for one to eight.
-    """
+    """Return the predicted sums (N,) int64 of images (N, 40, W) uint8, white digits on black; see `predictions`."""
     return predictions(model, images, digits).sums
 
 
@@ -67,7 +63,7 @@ def predictions(
 ) -> Predictions:
     """Predict in float32 on the device where the model is.
 
-    `digits` is the number of digits that a reader looks for; "trained" means as in its training, None any number.
+    A reader looks for `digits` digits: 4; (1, 8), one to eight; None, any number; or "trained", as in its training.
     Shape: images (N, 40, W) uint8. Raises `DataError` for others and for a width that the model does not take.
     """
     columns, wanted = images.shape[-1], model.width or f"{MIN_WIDTH} or more"
@@ -86,11 +82,11 @@ def predictions(
         if digits != "trained":
             objective = replace(objective, count=digits)  # type: ignore[arg-type]
         count = objective.count
-        least = model.stride * (count if isinstance(count, int) else count[1] if count else 1)
-        if least > columns:
-            raise DataError(f"{least // model.stride} digits do not fit into strips of {columns} columns.")
+        least, most = (count, count) if isinstance(count, int) else count or (0, 1)
+        if not 0 <= least <= most <= columns // model.stride:
+            raise DataError(f"{count} digits do not fit: {columns} columns hold 0 to {columns // model.stride}.")
         # A reader sees strips without most of their blank columns, as it does in training.
-        wide = (ink_ends(pixels) + MARGIN).clamp(min=least).numpy()
+        wide = (ink_ends(pixels) + MARGIN).clamp(min=model.stride * most).numpy()
         widths = np.minimum(-(-wide // STEP) * STEP, columns)
     batches = list(_batches(widths))
     found = [
@@ -113,10 +109,7 @@ def _batches(widths: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answer:
-    """Answer a batch. TTA reads a strip with an uncertain column again, moved by a pixel to either side.
-
-    Its answer is then the mean over these views.
-    """
+    """Answer a batch. TTA reads a strip with an uncertain column in two more views, moved by a pixel to either side."""
     outputs = model(batch).float()
     first = objective.answer(outputs)
     if not tta or first.log_p is None or model.stride is None:
@@ -126,12 +119,11 @@ def _answer(model: StripModel, objective: Any, batch: Tensor, tta: bool) -> Answ
         return first
     a_column_more = torch.cat([F.pad(batch[rows], (model.stride + right, model.stride - right)) for right in SHIFTS])
     moved = model(a_column_more).float()[:, 1:-1].unflatten(0, (len(SHIFTS), -1))
-    views = torch.cat([outputs[rows][None], moved])  # (V, M, T, 11)
-    log_p = torch.stack([objective.distribution(view) for view in views]).logsumexp(dim=0) - math.log(len(views))
-    again = iter(read_strings(views, objective.count))
-    readings = [next(again) if row else own for own, row in zip(first.readings, rows.tolist(), strict=True)]
-    values = first.values.masked_scatter(rows, log_p.argmax(dim=1).to(first.values.dtype))
-    return Answer(values, readings, first.log_p.index_put((rows,), log_p))
+    again = objective.answer(outputs[rows], *moved)
+    read = iter(again.readings)
+    readings = [next(read) if row else own for own, row in zip(first.readings, rows.tolist(), strict=True)]
+    values = first.values.masked_scatter(rows, again.values)
+    return Answer(values, readings, first.log_p.index_put((rows,), again.log_p))
 
 
 @torch.no_grad()
@@ -142,10 +134,9 @@ def sight(model: StripModel, images: np.ndarray) -> np.ndarray:
 
 
 def answers(predicted: Predictions) -> list[dict[str, Any]]:
-    """Describe each strip's answer: sum, and from a reader also digits, probability, whether unsure, and runner-up.
+    """Describe each strip's answer: sum, and from a reader also digits, probability at TEMPERATURE, and runner-up.
 
-    A strip in which a reader finds no digit has an "error" instead. Below UNSURE, an answer is a guess. Probabilities
-    are those at TEMPERATURE.
+    A strip in which a reader finds no digit has an "error" instead.
     """
     rows: list[dict[str, Any]] = []
     for k, total in enumerate(predicted.sums.tolist()):
@@ -167,8 +158,7 @@ def answers(predicted: Predictions) -> list[dict[str, Any]]:
 def metrics(predicted: Predictions, truth: np.ndarray) -> dict[str, Any]:
     """Return "n" and every figure as {"value", "low", "high"} with a 95 % interval.
 
-    "accuracy" counts the objective's own sums: rounded for a regression, arg max for a classification. "floor" and
-    "ceiling" round real-valued predictions down or up instead. "mse" and "mae" are of the real-valued predictions.
+    "accuracy" counts the objective's own sums. "floor" and "ceiling" round real-valued predictions down or up instead.
     """
     error = predicted.values - truth
     hits = {

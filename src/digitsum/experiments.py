@@ -1,7 +1,5 @@
 """The table of experiments: a model, an objective, the settings, and the report that it follows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace

@@ -12,11 +12,11 @@ from skimage import filters, measure, transform
 
 from .compose import HEIGHT, WIDTH
 from .data import open_strips
-from .errors import ImageError
+from .errors import DataError
 
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"]  # no other decoder is ever started
-MAX_PIXELS, MAX_ASPECT, MAX_PAGES = 120_000_000, 60, 100
-MEMORY = 300_000_000  # bytes that decoding may take; the libraries and the search take less than 200 MB more
+MAX_JPEG, MAX_PIXELS = 120_000_000, 25_000_000  # JPEGs are reduced while decoded; others take up to 12 bytes a pixel
+MAX_ASPECT, MAX_PAGES = 60, 100
 WORKING_PIXELS = 1_000_000  # larger pictures are reduced to so many first
 LIGHT = 0.8  # of the shorter side: what is dark over such a square is not ink but a desk, a border or a shadow
 WEAK, STRONG = 0.9, 1.3  # times Otsu's threshold: ink is what is WEAK and joined to something STRONG
@@ -31,30 +31,16 @@ GAPS = -6, 10  # columns: the least and the widest gap between the boxes of two 
 def read_strips(path: str | Path) -> np.ndarray:
     """Read the strips of a `.npy` file (see `open_strips`), or one strip for each page of an image file.
 
-    Blank strips of a `.npy` file stay where they are: a reader finds no digits in them.
-    Returns (N, 40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError` or `DataError`.
+    A page may have any size, depth and polarity. One that is a strip already passes as it is. In any other, what is not
+    ink is removed, and each digit is brought to 22 rows, with strokes about as thick as MNIST's.
+    Returns (N, 40, W) uint8, ink up to 255 on black, W at least 168 and a multiple of 4. Raises `DataError`.
     """
-    if Path(path).suffix.lower() == ".npy":
-        return _pad(open_strips(_checked(path)))
-    strips = [_strip(*page) for page in _pages(_checked(path))]
-    return np.stack([_pad(strip, max(each.shape[1] for each in strips)) for strip in strips])
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read the first page of an image file of any size, depth and polarity as one strip: ink up to 255 on black.
-
-    A picture that is a strip already passes as it is. In any other, what is not ink is removed, and each digit is
-    brought to 22 rows, with strokes about as thick as MNIST's.
-    Returns (40, W) uint8, W at least 168 and a multiple of 4. Raises `ImageError`.
-    """
-    return _strip(*next(_pages(_checked(path))))
-
-
-def _checked(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file() or not path.stat().st_size:  # a pipe or a device is no file
-        raise ImageError(f"{path} is {'empty' if path.is_file() else 'not a file'}: check the path, or save it again")
-    return path
+        raise DataError(f"{path} is {'empty' if path.is_file() else 'not a file'}: check the path, or save it again")
+    strips = open_strips(path) if path.suffix.lower() == ".npy" else [_strip(*page) for page in _pages(path)]
+    width = -(-max(WIDTH, *(strip.shape[1] for strip in strips)) // 4) * 4
+    return np.stack([np.pad(strip, ((0, 0), (0, width - strip.shape[1]))) for strip in strips])
 
 
 def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
@@ -66,28 +52,20 @@ def _pages(path: Path) -> Iterator[tuple[np.ndarray, str]]:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=["HEIF"] if heif else FORMATS) as image:
             pages = getattr(image, "n_frames", 1) if image.format in FORMATS else 1  # a phone's MPO or HEIF is one
             if pages > MAX_PAGES:
-                raise ImageError(f"{path} has {pages} pages: split it into files of at most {MAX_PAGES}")
+                raise DataError(f"{path} has {pages} pages: split it into files of at most {MAX_PAGES}")
             for page in range(pages):
                 image.seek(page)
-                _check_size(image, path)
+                short, long = sorted(image.size)
+                whole = image.format not in ("JPEG", "MPO") or "progressive" in image.info  # is held in memory
+                if not 8 <= short <= long <= MAX_ASPECT * short or short * long > (MAX_PIXELS if whole else MAX_JPEG):
+                    size = f"{image.width}x{image.height}"
+                    raise DataError(f"{path} has {size} pixels: give one row, 20 to 2,000 pixels high")
                 yield _grey(image), f"{path}, page {page + 1}" if pages > 1 else str(path)
-    except ImageError:
+    except DataError:
         raise
     except Exception as error:  # whatever the decoder of some format makes of a damaged or huge file
         first = "pip install pillow-heif, or " if isinstance(error, ImportError) else ""
-        raise ImageError(f"{path} is not a readable image: {first}save it again as PNG or JPEG ({error})") from error
-
-
-def _check_size(image: Image.Image, path: Path) -> None:
-    """Refuse a picture, before it is decoded, whose shape is no row of digits or that would take too much memory."""
-    each = {"L": 1, "1": 3, "P": 2, "I;16": 6}.get(image.mode, 4) + 4 * ("transparency" in image.info)  # bytes a pixel
-    if image.format in ("JPEG", "MPO"):  # reduced while decoding, but a progressive one is held whole
-        each = 8 if "progressive" in image.info else 1
-    elif image.format in ("WEBP", "HEIF", "GIF", "TIFF"):  # the decoder holds copies
-        each = 2 * each if image.format == "TIFF" else 12
-    short, long = sorted(image.size)
-    if not 8 <= short <= long <= MAX_ASPECT * short or short * long > min(MAX_PIXELS, MEMORY / each):
-        raise ImageError(f"{path} has {image.width}x{image.height} pixels: give one row, 20 to 2,000 pixels high")
+        raise DataError(f"{path} is not a readable image: {first}save it again as PNG or JPEG ({error})") from error
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -115,15 +93,15 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _strip(grey: np.ndarray, name: str) -> np.ndarray:
-    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8."""
+    """Turn a picture's brightness (H, W) 0..255 into a strip (40, W) uint8, which may be narrow."""
     small = grey[:: 1 + max(grey.shape) // 120, :: 1 + max(grey.shape) // 120]
     around = ndimage.median_filter(small, max(3, round(0.6 * min(small.shape))))
     dark = grey if ((small - around) ** 3).sum() < 0 else 255 - grey
     ink = dark[:, (dark < 155).any(axis=0)] < 155
     rows = HEIGHT - ink.argmax(axis=0) - ink[::-1].argmax(axis=0) if len(ink) == HEIGHT else np.empty(0)
     if len(rows) and np.percentile(rows, 75) <= 24 and np.median(dark) >= 247 and not ink[[0, -1]].any():
-        return _pad(np.rint(255 - dark).astype(np.uint8))  # it is a strip already
-    return _pad(_typeset(*_digits(*_ink(dark, name), name)))
+        return np.rint(255 - dark).astype(np.uint8)  # it is a strip already
+    return _typeset(*_digits(*_ink(dark, name), name))
 
 
 def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +110,7 @@ def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     light = ndimage.grey_closing(np.pad(grey, size, mode="edge"), (size, size))[size:-size, size:-size]
     contrast = ((light - grey) / light.clip(16)).clip(0)
     if ndimage.uniform_filter(contrast, 3).max() < 0.12:  # black on white has 1
-        raise ImageError(f"{name}: no ink found: the digits must stand out from their background")
+        raise DataError(f"{name}: no ink found: the digits must stand out from their background")
     threshold = filters.threshold_otsu(contrast)
     mask = filters.apply_hysteresis_threshold(contrast, WEAK * threshold, STRONG * threshold)
     labels = measure.label(mask)
@@ -153,7 +131,7 @@ def _ink(grey: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         mask = ndimage.binary_opening(mask & ~lines, np.ones((2, 2)))
         contrast = np.where(ndimage.binary_dilation(lines, np.ones((3, 3))) & ~mask, 0, contrast)
     if not mask.any():
-        raise ImageError(f"{name}: only lines found, no digits: crop the lines off")
+        raise DataError(f"{name}: only lines found, no digits: crop the lines off")
     low, high = WEAK * threshold / 2, np.percentile(contrast[mask], 60)
     return ((contrast - low) / (high - low)).clip(0, 1), mask
 
@@ -215,7 +193,7 @@ def _digits(ink: np.ndarray, mask: np.ndarray, name: str) -> tuple[list[tuple[np
         "the ink is patches, not strokes: crop the image to the digits and the paper": _stroke(labels > 0) > digit / 2,
     }.items():
         if found:
-            raise ImageError(f"{name}: {fault}")
+            raise DataError(f"{name}: {fault}")
     labels = np.where(labels, labels, ndimage.grey_dilation(labels, (3, 3)))  # with the strokes' soft edges
     parts = []
     for box, pieces in sorted(groups, key=lambda group: group[0][1] + group[0][3]):
@@ -242,9 +220,3 @@ def _typeset(parts: list[tuple[np.ndarray, np.ndarray]], digit: float) -> np.nda
         strip = np.pad(strip, [(0, 0), (0, max(0, end + MARGIN - strip.shape[1]))])
         np.maximum(strip[above : above + len(ink), start:end], ink, out=strip[above : above + len(ink), start:end])
     return np.rint(255 * strip).astype(np.uint8)
-
-
-def _pad(strips: np.ndarray, width: int = WIDTH) -> np.ndarray:
-    """Add black columns on the right, up to a width and then to a multiple of 4."""
-    missing = max(width - strips.shape[-1], -strips.shape[-1] % 4)
-    return np.pad(strips, [(0, 0)] * (strips.ndim - 1) + [(0, missing)])

@@ -19,8 +19,6 @@ nothing cancels or underflows, neither in the value nor in its gradient.
 Everywhere: logits (N, T, 11), unnormalised log-probabilities of the symbols blank, 0, 1, ..., 9 of each column.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

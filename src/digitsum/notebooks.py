@@ -13,7 +13,6 @@ class LiveClient(NotebookClient):
     """A client that copies the kernel's text output, progress bars included, to standard error as it comes."""
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
-        """Show a message from the kernel, then store it as usual."""
         if msg["msg_type"] == "stream":
             print(msg["content"]["text"], end="", file=sys.stderr, flush=True)
         return super().process_message(msg, cell, cell_index)

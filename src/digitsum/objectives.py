@@ -1,10 +1,10 @@
 """What a model's outputs mean: the loss that trains them, and the sums that they predict."""
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,7 +86,6 @@ class SumLikelihood(Objective):
 
     In the first `start_steps` steps the loss matches the means of sum and count instead. At a random start no column
     means a digit yet; the mean tells each column whether it should mean more or less.
-    `count` is a number of digits, (least, most) digits, or None for any number.
     """
 
     outputs: int = SYMBOLS
@@ -113,9 +112,10 @@ class SumLikelihood(Objective):
         """Return the log-probabilities (N, S) of the sums 0..S-1, given that `count` allows the number of digits."""
         return sum_distribution(outputs, self.count).log_softmax(dim=1)
 
-    def answer(self, outputs: Tensor) -> Answer:
-        log_p = self.distribution(outputs)
-        return Answer(log_p.argmax(dim=1).to(outputs.dtype), read_strings(outputs[None], self.count), log_p)
+    def answer(self, outputs: Tensor, *others: Tensor) -> Answer:
+        views = torch.stack([outputs, *others])  # (V, N, T, 11): the answer is their mean
+        log_p = torch.stack([self.distribution(view) for view in views]).logsumexp(dim=0) - math.log(len(views))
+        return Answer(log_p.argmax(dim=1).to(outputs.dtype), read_strings(views, self.count), log_p)
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -1,7 +1,5 @@
 """The optimisers, by name. Each takes a model, a learning rate and a weight decay."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Colour and marker tell models apart, the same in every figure. A classifier's marker is hollow.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -148,10 +146,7 @@ def captioned(images: Sequence[np.ndarray] | np.ndarray, titles: Sequence[str], 
 
 @mpl.rc_context(STYLE)
 def reading(images: np.ndarray, symbols: np.ndarray, titles: Sequence[str]) -> Figure:
-    """Draw what a reader sees: strips (N, 40, W), and above each the probability of every digit in every column.
-
-    `symbols` (N, T, 11) are the probabilities of blank and of the digits 0..9 in the T columns.
-    """
+    """Draw strips (N, 40, W), and above each a reader's probabilities (N, T, 11) of every symbol in every column."""
     rows = max(-(-len(images) // 2), 1)
     figure, grid = plt.subplots(2 * rows, 2, figsize=(WIDTH, 2.5 * rows), height_ratios=[1.3, 1] * rows)
     for axes in grid.flat:

@@ -35,10 +35,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @functools.cache  # the code that runs is the code that was imported, whatever is checked out meanwhile
 def commit() -> str | None:
-    """Return the repository's commit, with "-dirty" where its code differs from it; None for an installed package.
-
-    Only a repository that tracks this very file counts, not one around an installed package.
-    """
+    """Return the commit of the repository that tracks this file, "-dirty" if its code differs; None without one."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:

@@ -1,6 +1,5 @@
 """One experiment from start to finish: train, save the weights, evaluate, write the record."""
 
-import glob
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,9 +31,8 @@ def run_experiment(
 ) -> dict[str, Any]:  # fmt: skip
     """Train, save, evaluate and record one experiment; returns the record.
 
-    A run owns two files, models/<folder>/<experiment>-seed<k>.safetensors and its record in results/<folder>/.
-    `folder` is the data's source by default. `learn` takes the place of `train`.
-    A run on record is not trained again, unless `again` says so. An interrupted run goes on from its state.
+    It owns models/<folder>/<experiment>-seed<k>.safetensors and its record in results/<folder>/. `folder` is the data's
+    source by default. A run on record is trained again only for `again`. `learn` takes the place of `train`.
     Raises `RecordError` if the files are of other settings or data, `TrainingError` if another process trains this run.
     """
     name, folder, chosen = f"{experiment.name}-seed{seed}", folder or data.source, pick_device(device)
@@ -140,30 +138,20 @@ def _of_this_run(path: Path, read: Callable[[Path], Any], experiment: Experiment
     there = read(path)
     fingerprint = there["data"] if isinstance(there["data"], str) else there["data"]["fingerprint"]
     if fingerprint != data.fingerprint or not same_settings(there["settings"], asdict(experiment)):
-        raise RecordError(
-            f"{path} is of a run with other settings or other data. Use another folder or seed, or move it."
-        )
+        raise RecordError(f"{path} is of a run with other settings or other data. Use another folder, or move it.")
     return there
 
 
 @contextmanager
 def locked(*paths: Path) -> Iterator[None]:
-    """Keep these files to this process by a lock beside each, and remove what killed processes left of them.
-
-    Of torchrun's processes the first stands for all. Raises `OSError` if a folder cannot be written, `TrainingError` if
-    another process has the files.
-    """
+    """Keep these files to this process by a lock beside each."""
     with ExitStack() as stack:
-        for path in paths if rank() == 0 else ():
+        for path in paths if rank() == 0 else ():  # of torchrun's processes the first stands for all
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(FileLock(path.with_name(f".{path.stem}.lock"), timeout=0))
             except Timeout as error:
-                raise TrainingError(
-                    f"Another process is training {path.stem}. Wait until it ends, or end it."
-                ) from error
-            for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
-                left.unlink(missing_ok=True)
+                raise TrainingError(f"Another process is training {path.stem}. Wait for it, or end it.") from error
         yield
 
 

@@ -1,7 +1,5 @@
 """Training: one visible loop, on whatever device there is."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time
@@ -84,9 +82,8 @@ def train(
 ) -> Run:  # fmt: skip
     """Train on `data.train` and keep the epoch that is best on `data.val`. The test sets are not touched.
 
-    Training starts from the model `start`, if it is given, instead of the experiment's untrained one.
-    The state is kept at `state_path` after every epoch, and an interrupted run goes on from there. On the CPU it
-    reaches the very same weights, since every random draw depends on seed and epoch alone.
+    Training starts from the model `start`, or from the experiment's untrained one. The state is kept at `state_path`
+    after every epoch. An interrupted run goes on from there, on the CPU to the very same weights.
     Raises `TrainingError` if the loss stops being finite, `CheckpointError` for a state of another run.
     """
     device = pick_device(device)
@@ -143,10 +140,7 @@ def train_epoch(
     model: Any, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, experiment: Experiment,
     images: Tensor, sums: Tensor, epoch: int, bar: Any,
 ) -> dict[str, float]:  # fmt: skip
-    """Train one pass over images (N, 40, W) uint8 and targets (N, ...) on the device; return mean loss and accuracy.
-
-    Accuracy is counted on every ACCURACY_EVERY-th batch. Raises `TrainingError` if a loss is not finite.
-    """
+    """Train one pass over images (N, 40, W) uint8 and targets (N, ...) on the device; return mean loss and accuracy."""
     model.train()
     objective = getattr(model, "module", model).objective
     steps = math.ceil(len(sums) / experiment.batch_size)
@@ -189,10 +183,9 @@ def validate(model: StripModel, images: Tensor, sums: Tensor, bfloat16: bool = T
 
 
 def batches(images: Tensor, sums: Tensor, batch_size: int, trim: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images and targets in random order, in batches of nearly the same size.
+    """Yield images and targets in random order, in batches of nearly the same size: none is a single strip.
 
-    None is then a single strip, which batch normalisation could not take. With `trim`, strips of similar width come
-    together, without the columns that are blank in all of them.
+    With `trim`, strips of similar width come together, without the columns that are blank in all of them.
     """
     steps, order = math.ceil(len(sums) / batch_size), torch.randperm(len(sums))
     groups: Sequence[Tensor] = order.tensor_split(steps)

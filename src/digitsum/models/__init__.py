@@ -1,7 +1,5 @@
 """The models, by name. Each maps images (N, 1, 40, W) in 0..1 to the outputs that its objective asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from .baseline_cnn import BaselineCNN

@@ -1,7 +1,5 @@
 """The plain convolutional network of the reports."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

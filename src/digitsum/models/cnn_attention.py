@@ -1,7 +1,5 @@
 """Report E's convolutional network with attention."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Layers that the models share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

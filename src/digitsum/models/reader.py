@@ -1,7 +1,5 @@
 """The reader: for each column of a strip, it says which digit stands there, if any."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,10 +12,9 @@ from .layers import StripModel
 class Reader(StripModel):
     """A fully convolutional network from strips of any width to columns of symbols: blank, or one of the digits 0..9.
 
-    Residual 3x3 blocks run at a half, a quarter and an eighth of the height. One convolution then covers all
-    remaining rows, and residual blocks run along the strip. `widths` are the channels of the three resolutions,
-    `depths` the residual blocks at each and along the strip. The last layer starts with `blank_bias` on "blank": 10
-    digits at odds of e^-4.5 each in 42 columns make 4.2 digits, about as many as strips have.
+    `widths` are the channels at a half, a quarter and an eighth of the height, `depths` the residual blocks there and
+    along the strip. The last layer starts with `blank_bias` on "blank": 10 digits at odds of e^-4.5 each in 42 columns
+    make 4.2 digits, about as many as strips have.
     Shapes: images (N, 1, 40, W), W a multiple of 4 -> logits (N, W / 4, outputs).
     """
 

@@ -1,7 +1,5 @@
 """ResNet-50 with report B's head."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
