@@ -68,14 +68,22 @@ def _settings(experiment: Experiment, data: Data, strips: float) -> dict[str, An
     if limit > most:
         limit, epochs = most, min(int(strips / (most + val)), experiment.epochs)
     # An untrained reader gets going sooner on untrimmed strips, as more blank columns teach it to say "blank".
-    return {"epochs": max(epochs, 1), "train_limit": min(limit, most), "evaluate_limit": MEASURED, "trim": False}
+    return {
+        "epochs": max(epochs, 1), "train_limit": min(limit, most), "evaluate_limit": MEASURED, "trim": False,
+        "objective_args": _at_once(experiment),
+    }  # fmt: skip
+
+
+def _at_once(experiment: Experiment) -> dict[str, Any]:
+    """Return the objective's arguments without a reader's start-up, which would be most of a short training."""
+    at_once = {"start_steps": 0} if experiment.objective == "sum_likelihood" else {}
+    return experiment.objective_args | at_once
 
 
 def _seconds_per_strip(experiment: Experiment, data: Data, device: torch.device) -> float:
     """Time a second epoch of a few steps; the first one allocates memory and chooses algorithms."""
     few = data.head(STEPS * experiment.batch_size, world_size())
-    late = {"start_steps": 0} if experiment.objective == "sum_likelihood" else {}  # the first steps are cheaper
-    short = replace(experiment, epochs=2, trim=False, objective_args=experiment.objective_args | late)
+    short = replace(experiment, epochs=2, trim=False, objective_args=_at_once(experiment))
     run = train(short, few, device=device, progress=False)
     seconds = torch.tensor(run.history[1]["seconds"], device=device)
     return all_reduce(seconds).item() / world_size() / len(few.train)  # the same in all processes

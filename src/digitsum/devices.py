@@ -24,7 +24,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).logcumsumexp(0)  # the likelihood's operation, which not every GPU has
     except (RuntimeError, AssertionError) as error:
         raise DigitsumError(f"The device {device} cannot be used ({str(error).splitlines()[0]}). Use cpu.") from error
     return chosen
