@@ -22,8 +22,8 @@ run: $(READY)  ## train and evaluate: execute both notebooks into build/
 	@echo "file://$(CURDIR)/build/training.html"
 	@echo "file://$(CURDIR)/build/inference.html"
 
-test: $(READY)  ## run the tests, without the slow ones, with coverage
-	$(BIN)/pytest --cov
+test: $(READY)  ## run the tests, without the slow ones
+	$(BIN)/pytest --durations=10
 
 fuzz: $(READY)  ## mutate every kind of file: 1,500 of each
 	$(BIN)/python tests/fuzz.py --count 1500
@@ -43,7 +43,7 @@ notebooks: $(READY)  ## execute both notebooks in place, for the committed outpu
 	@for notebook in $(NOTEBOOKS); do $(BIN)/python -m digitsum.notebooks $$notebook $$notebook || exit 1; done
 
 clean:  ## remove caches and build/, but no weights, records or data
-	rm -rf build .coverage .coverage.* .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find src research tests -name __pycache__ -type d -exec rm -rf {} +
 
 # Creating an environment ends with pip. Without pip it was interrupted, so it is created again.
