@@ -86,6 +86,7 @@ def measure(
     machine = about.pop("hardware")
     path = Path(results, "bench", f"{_slug(machine)}.json")
     record = read_machine(path) if path.exists() else {"hardware": machine, "parts": {}}
+    path.parent.mkdir(parents=True, exist_ok=True)  # if it cannot be made, this stops before anything is measured
     started = time.perf_counter()
     measured = {"repeats": REPEATS} | PARTS[part](setup)
     seconds = round(time.perf_counter() - started, 1)
