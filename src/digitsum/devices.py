@@ -26,7 +26,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).logcumsumexp(0)  # the likelihood's operation, which not every GPU has
     except (RuntimeError, AssertionError) as error:
-        raise DigitsumError(f"The device {device} cannot be used ({str(error).splitlines()[0]}). Use cpu.") from error
+        why = str(error).splitlines()[0].partition(". ")[0]  # torch lists all backends after it
+        raise DigitsumError(f"The device {device} cannot be used ({why}). Use cpu.") from error
     return chosen
 
 
