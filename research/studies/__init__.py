@@ -1,6 +1,5 @@
 """Studies of the reader: variants of it, trained like any experiment, and measurements of trained readers."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -75,13 +74,15 @@ def run_study(
         yield from _measured(name, data, device, root, models, results)
         return
     rows = {row: experiment for row, (_, experiment) in variants_of(name).items() if not only or row in only}
-    for seed, (row, experiment) in itertools.product(seeds, rows.items()):
+    for row, experiment in rows.items():
         folder = data.source if experiment == EXPERIMENTS[study.base] else f"studies/{data.source}/{name}"
-        path, seen = Path(results, folder, f"{row}-seed{seed}.json"), study.data(data, root, experiment)
-        # Not left to `run_experiment`, which looks for weights too: of variants, only records are published.
-        yield path, on_record(path, seen, experiment) or run_experiment(
-            experiment, seen, seed=seed, device=device, folder=folder, models=models, results=results, **options
-        )  # fmt: skip
+        seen = study.data(data, root, experiment)
+        for seed in seeds:
+            path = Path(results, folder, f"{row}-seed{seed}.json")
+            # Not left to `run_experiment`, which looks for weights too: of variants, only records are published.
+            yield path, on_record(path, seen, experiment) or run_experiment(
+                experiment, seen, seed=seed, device=device, folder=folder, models=models, results=results, **options
+            )  # fmt: skip
 
 
 def on_record(path: Path, data: Data, experiment: Experiment, **more: Any) -> dict[str, Any] | None:

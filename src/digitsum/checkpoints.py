@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -142,10 +143,9 @@ def load_state(path: Path) -> dict[str, Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a new, empty file beside `path`; rename it to `path` if the block ends well, else remove it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # no other writer has it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # what a killed process left
         temporary.touch(exist_ok=False)  # follows no link
         yield temporary
         os.replace(temporary, path)

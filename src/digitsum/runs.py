@@ -1,5 +1,6 @@
 """One experiment from start to finish: train, save the weights, evaluate, write the record."""
 
+import glob
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,7 +145,7 @@ def _of_this_run(path: Path, read: Callable[[Path], Any], experiment: Experiment
 
 @contextmanager
 def locked(*paths: Path) -> Iterator[None]:
-    """Keep these files to this process by a lock beside each."""
+    """Keep these files to this process by a lock beside each, and remove what killed processes left of them."""
     with ExitStack() as stack:
         for path in paths if rank() == 0 else ():  # of torchrun's processes the first stands for all
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +153,8 @@ def locked(*paths: Path) -> Iterator[None]:
                 stack.enter_context(FileLock(path.with_name(f".{path.stem}.lock"), timeout=0))
             except Timeout as error:
                 raise TrainingError(f"Another process is training {path.stem}. Wait for it, or end it.") from error
+            for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
+                left.unlink(missing_ok=True)
         yield
 
 
