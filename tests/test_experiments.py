@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from conftest import CORE
 
@@ -25,7 +26,7 @@ def test_settings_name_things_that_exist_and_presets_only_shorten(name):
     assert shorten(experiment, "full") == experiment
     short = shorten(experiment, "smoke")
     assert short.name == name and short.epochs == 1 and short.train_limit <= 64
-    limits = {"epochs", "batch_size", "trim", "train_limit", "evaluate_limit"}
+    limits = {"epochs", "batch_size", "trim", "train_limit", "evaluate_limit", "weights"}
     assert set(changed(short, experiment)) <= limits and changed(short, experiment)["epochs"] == [experiment.epochs, 1]
 
 
@@ -54,6 +55,17 @@ def test_quick_fits_into_the_minutes_and_is_chosen_once(digits, tmp_path, monkey
     assert budget.shortened(wanted, "quick", digits, minutes=10, device="cpu", path=path) == chosen
     with pytest.raises(TypeError):  # other minutes are timed anew
         budget.shortened(wanted, "quick", digits, minutes=20, device="cpu", path=path)
+
+
+def test_quick_never_leaves_out_what_another_run_starts_from(digits, monkeypatch):
+    wanted = [EXPERIMENTS[f"resnet50-{kind}"] for kind in ("classification", "regression")] + [EXPERIMENTS["reader"]]
+    numbers = set()
+    for cost in np.geomspace(0.005, 0.05, 100):  # seconds per strip
+        monkeypatch.setattr(budget, "_seconds_per_strip", lambda *_, cost=cost: cost)
+        chosen = budget.shortened(wanted, "quick", digits, device="cpu")
+        assert {each.weights for each in chosen} <= {None, *(each.name for each in chosen)}
+        numbers.add(len(chosen))
+    assert numbers == {1, 3}
 
 
 def test_quick_is_at_least_an_epoch(tiny):

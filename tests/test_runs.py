@@ -111,6 +111,21 @@ def test_an_interrupted_run_is_finished_by_running_it_again(smoke, tmp_path, mon
     assert [session["commit"] for session in resumed["sessions"]] == ["another", commit()]
 
 
+def test_a_run_starts_from_another_run_of_its_seed_but_for_the_last_layer(smoke, tiny, tmp_path):
+    first = replace(SMOKE, objective="classification")
+    second = replace(SMOKE, weights="baseline_cnn-classification", lr=1e-30)
+    with pytest.raises(TrainingError, match=r"starts from .*baseline_cnn-classification-seed0\.safetensors"):
+        smoke(second)
+    smoke(first)
+    with pytest.raises(TrainingError, match="of other data"):
+        smoke(second, data=tiny.head(40))
+    assert smoke(second)["weights"] == "baseline_cnn-classification"
+    paths = [tmp_path / f"models/digits/{each.name}-seed0.safetensors" for each in (first, second)]
+    trained, started = (dict(load_checkpoint(path).named_parameters()) for path in paths)
+    new = {name for name in trained if trained[name].shape != started[name].shape}
+    assert 0 < len(new) < len(trained) and all(trained[name].equal(started[name]) for name in {*trained} - new)
+
+
 def test_a_run_that_another_process_trains_is_left_to_it(smoke, tmp_path):
     paths = tmp_path / f"models/digits/{NAME}-seed0.safetensors", tmp_path / f"results/digits/{NAME}-seed0.json"
     with locked(*paths):

@@ -43,6 +43,8 @@ def shortened(
         if each.name not in chosen:
             costs[each.model] = costs.get(each.model) or _seconds_per_strip(each, data, place)
             chosen[each.name] = _settings(each, data, 60 * minutes * share / total / costs[each.model])
+        if each.weights in chosen and not chosen[each.weights]:
+            chosen[each.name] = None  # what it starts from is left out
         total -= share * (chosen[each.name] is None)
     if path and costs and rank() == 0:
         write_json(key | {"chosen": chosen}, path)
@@ -83,7 +85,7 @@ def _at_once(experiment: Experiment) -> dict[str, Any]:
 def _seconds_per_strip(experiment: Experiment, data: Data, device: torch.device) -> float:
     """Time a second epoch of a few steps; the first one allocates memory and chooses algorithms."""
     few = data.head(STEPS * experiment.batch_size, world_size())
-    short = replace(experiment, epochs=2, trim=False, objective_args=_at_once(experiment))
+    short = replace(experiment, weights=None, epochs=2, trim=False, objective_args=_at_once(experiment))
     run = train(short, few, device=device, progress=False)
     seconds = torch.tensor(run.history[1]["seconds"], device=device)
     return all_reduce(seconds).item() / world_size() / len(few.train)  # the same in all processes

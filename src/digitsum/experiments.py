@@ -28,7 +28,7 @@ class Experiment:
     label: str = ""  # the row's name where that is not model and objective
     model_args: dict[str, Any] = field(default_factory=dict)
     objective_args: dict[str, Any] = field(default_factory=dict)
-    weights: str | None = None  # published weights that the model starts from; None: a random start
+    weights: str | None = None  # published weights, or the experiment, that the model starts from; None: at random
     epochs: int = 15
     repeats: int = 1  # how often an epoch goes over the training strips
     batch_size: int = 64
@@ -69,8 +69,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("baseline_cnn", "classification", report="A, C"),
         Experiment("cnn_attention", "regression", **_ATTENTION),
         Experiment("cnn_attention", "classification", **_ATTENTION),
-        Experiment("resnet50", "regression", **_RESNET),
         Experiment("resnet50", "classification", **_RESNET),
+        Experiment("resnet50", "regression", **_RESNET | {"weights": "resnet50-classification", "epochs": 2, "lr": 5e-4}),
         Experiment(
             "reader", "sum_likelihood", label="reader", report="this repository",
             model_args={"depths": (1, 1, 2, 1)}, trim=True, augment=BENT, epochs=40, optimizer="muon", lr=3e-3,

@@ -13,14 +13,15 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from .checkpoints import best_checkpoint, read_metadata, save_checkpoint, write_json
+from .checkpoints import best_checkpoint, load_checkpoint, read_metadata, save_checkpoint, write_json
 from .data import Data
 from .devices import pick_device, rank
 from .errors import CheckpointError, RecordError, TrainingError, refusing
 from .evaluation import evaluate, number, pack, percent, strings_read
 from .experiments import EXPERIMENTS, Experiment, changed, same_settings
+from .models import StripModel
 from .provenance import provenance
-from .training import Run, train
+from .training import Run, build, train
 
 LARGEST_RECORD = 4_000_000  # bytes
 
@@ -44,7 +45,8 @@ def run_experiment(
         there = _of_this_run(record_path, read_record, experiment, data)
         if about and there and not again:
             return there
-        run = learn(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress)
+        start = {"start": _trained(experiment, data, seed, weights.parent)} if experiment.weights in EXPERIMENTS else {}
+        run = learn(experiment, data, seed=seed, device=chosen, state_path=state_path, progress=progress, **start)
         record = make_record(run, data, chosen)
         if rank() == 0:
             kept = ("experiment", "seed", "source", "settings", "weights", "versions", "commit", "date")
@@ -54,6 +56,17 @@ def run_experiment(
             write_json(record, record_path)
             state_path.unlink(missing_ok=True)
     return record
+
+
+def _trained(experiment: Experiment, data: Data, seed: int, folder: Path) -> StripModel:
+    """Return the experiment's model with the weights of the run that it starts from, but for its last layer."""
+    path = folder / f"{experiment.weights}-seed{seed}.safetensors"
+    if not path.exists() or read_metadata(path)["data"] != data.fingerprint:
+        raise TrainingError(f"{experiment.name} starts from {path}, which is not there, or of other data. Train it first.")
+    model = build(experiment, seed)
+    own, trained = model.state_dict(), load_checkpoint(path).state_dict()
+    model.load_state_dict(own | {name: each for name, each in trained.items() if each.shape == own[name].shape})
+    return model
 
 
 def make_record(run: Run, data: Data, device: torch.device) -> dict[str, Any]:

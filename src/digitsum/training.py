@@ -23,7 +23,7 @@ from .compose import Strips
 from .data import Data
 from .devices import all_reduce, autocast, average_statistics, pick_device, rank, shard, tune_process, world_size
 from .errors import TrainingError
-from .experiments import Experiment, same_settings
+from .experiments import EXPERIMENTS, Experiment, same_settings
 from .models import MODELS, StripModel
 from .objectives import OBJECTIVES
 from .optim import OPTIMIZERS
@@ -69,7 +69,7 @@ class Run:
 def build(experiment: Experiment, seed: int = 0) -> StripModel:
     """Build the experiment's untrained model on the CPU with its `.objective`; the same for the same seed."""
     objective = replace(OBJECTIVES[experiment.objective], **experiment.objective_args)
-    weights = {"weights": experiment.weights} if experiment.weights else {}  # where it is research's model
+    weights = {} if experiment.weights in (None, *EXPERIMENTS) else {"weights": experiment.weights}  # research's models
     with _seeded(seed):
         model = MODELS[experiment.model](outputs=objective.outputs, **experiment.model_args, **weights)
     model.objective = objective
