@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ENVIRONMENT, save
+from conftest import ENVIRONMENT, REPOSITORY, save
 from PIL import Image
 
 from digitsum import load_checkpoint, load_data, predict
@@ -118,6 +118,17 @@ def test_faults_are_one_line(command, weights, capsys):
     lines = [line for line in error.splitlines() if line.strip() and "it/s" not in line and "s/it" not in line]
     assert len(lines) == 1 and lines[0].startswith("digitsum: "), error  # but for progress bars
     assert all(word in lines[0] for word in FAULTS[command].split())
+
+
+def test_predict_prints_what_the_readme_says(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    (promised,) = re.findall(r"This prints `([^`]+)`", Path("README.md").read_text(encoding="utf-8"))
+    assert main(["predict", "docs/example.png", "--device", "cpu"]) == 0
+    pattern = r"(.*probability )([\d.]+)(%.*)"  # processors differ in the last digits
+    (before, said, after), (words, stated, end) = (
+        re.fullmatch(pattern, line).groups() for line in (capsys.readouterr().out.strip(), promised)
+    )
+    assert (before, after) == (words, end) and abs(float(said) - float(stated)) < 0.5
 
 
 @pytest.mark.parametrize("arguments", [["train", "resnet"], ["evaluate", "-x"], ["fly"]])

@@ -117,7 +117,7 @@ def test_a_run_starts_from_another_run_of_its_seed_but_for_the_last_layer(smoke,
     with pytest.raises(TrainingError, match=r"starts from .*baseline_cnn-classification-seed0\.safetensors"):
         smoke(second)
     smoke(first)
-    with pytest.raises(TrainingError, match="of other data"):
+    with pytest.raises(TrainingError, match="on the same strips"):
         smoke(second, data=tiny.head(40))
     assert smoke(second)["weights"] == "baseline_cnn-classification"
     paths = [tmp_path / f"models/digits/{each.name}-seed0.safetensors" for each in (first, second)]

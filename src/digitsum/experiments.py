@@ -60,6 +60,7 @@ _RESNET: dict[str, Any] = {
     "report": "B", "model_args": {"dropout": 0.0}, "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3,
     "weight_decay": 0.02, "schedule": "one_cycle", "warmup": 0.1,
 }  # fmt: skip
+_FINE_TUNED = {"weights": "resnet50-classification", "epochs": 2, "lr": 5e-4}
 
 # What the reports leave open, and what was chosen, stands in docs/choices.md.
 EXPERIMENTS: dict[str, Experiment] = {
@@ -70,7 +71,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("cnn_attention", "regression", **_ATTENTION),
         Experiment("cnn_attention", "classification", **_ATTENTION),
         Experiment("resnet50", "classification", **_RESNET),
-        Experiment("resnet50", "regression", **_RESNET | {"weights": "resnet50-classification", "epochs": 2, "lr": 5e-4}),
+        Experiment("resnet50", "regression", **_RESNET | _FINE_TUNED),
         Experiment(
             "reader", "sum_likelihood", label="reader", report="this repository",
             model_args={"depths": (1, 1, 2, 1)}, trim=True, augment=BENT, epochs=40, optimizer="muon", lr=3e-3,
