@@ -17,7 +17,6 @@ from .records import REFERENCES, SOURCE, Record, Studies, rows_of
 
 Row = dict[str, str]  # cells by the names of their columns
 Measured = Mapping[str, Sequence[Record]]  # what a study has measured, by reader
-IN_README = {*REFERENCES, "resnet50_imagenet-classification", "resnet50_imagenet-regression"}  # beside the core
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -33,7 +32,7 @@ def tables_of(records: Sequence[Record], studies: Studies, comparison: Record | 
     rows = rows_of(records)
     short = [seeds for seeds in rows if "evaluate_limit" in seeds[0]["changed"]]
     tables = {
-        "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - IN_README],
+        "core": [_core(seeds) for seeds in rows if seeds[0]["experiment"] not in SYSTEMS.keys() - {*REFERENCES}],
         "results": [_result(seeds) for seeds in rows if seeds not in short],
         "shortened": [_result(seeds) for seeds in short],
         "strings": [_strings(seeds) for seeds in rows if seeds[0]["strings"] and seeds not in short],

@@ -151,8 +151,8 @@ def _ways(odds: Tensor, digits: int, least: int) -> list[Tensor]:
 def _times(polynomials: Tensor, factors: Tensor) -> Tensor:
     """Multiply polynomials (..., S) by factors (..., D), given as log-coefficients: (..., S + D - 1)."""
     size = factors.shape[-1]
-    windows = F.pad(polynomials, (size - 1, size - 1), value=NEVER).unfold(-1, size, 1)  # (..., S + D - 1, D)
-    return torch.logsumexp(windows + factors.flip(-1)[..., None, :], dim=-1)
+    shifted = [F.pad(polynomials + factors[..., d, None], (d, size - 1 - d), value=NEVER) for d in range(size)]
+    return torch.logsumexp(torch.stack(shifted), dim=0)
 
 
 def _coefficient(odds: Tensor, digits: int, sums: Tensor) -> Tensor:
