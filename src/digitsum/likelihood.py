@@ -150,10 +150,9 @@ def _ways(odds: Tensor, digits: int, least: int) -> list[Tensor]:
 
 def _times(polynomials: Tensor, factors: Tensor) -> Tensor:
     """Multiply polynomials (..., S) by factors (..., D), given as log-coefficients: (..., S + D - 1)."""
-    size, length = factors.shape[-1], polynomials.shape[-1] + factors.shape[-1] - 1
-    terms = polynomials[..., None, :] + factors[..., None]  # (..., D, S), without the shift of row d by d places
-    rows = F.pad(terms, (0, size), value=NEVER).flatten(-2)  # each row is one longer than it will be: that shifts
-    return torch.logsumexp(rows[..., : size * length].unflatten(-1, (size, length)), dim=-2)
+    size = factors.shape[-1]
+    windows = F.pad(polynomials, (size - 1, size - 1), value=NEVER).unfold(-1, size, 1)  # (..., S + D - 1, D)
+    return torch.logsumexp(windows + factors.flip(-1)[..., None, :], dim=-1)
 
 
 def _coefficient(odds: Tensor, digits: int, sums: Tensor) -> Tensor:
