@@ -27,7 +27,7 @@ def test_settings_name_things_that_exist_and_presets_only_shorten(name):
     short = shorten(experiment, "smoke")
     assert short.name == name and short.epochs == 1 and short.train_limit <= 64
     limits = {"epochs", "batch_size", "trim", "train_limit", "evaluate_limit", "weights"}
-    assert set(changed(short, experiment)) <= limits and changed(short, experiment)["epochs"] == [experiment.epochs, 1]
+    assert {"batch_size"} <= set(changed(short, experiment)) <= limits
 
 
 @pytest.mark.parametrize("name", CORE)

@@ -55,7 +55,7 @@ def test_neither_the_package_nor_the_notebooks_import_research() -> None:
     assert found == {}
 
 
-@pytest.mark.parametrize(("folder", "most"), [(SRC, 3_050), (RESEARCH, 3_250), (TESTS, 4_450)], ids=lambda x: str(x))
+@pytest.mark.parametrize(("folder", "most"), [(SRC, 3_060), (RESEARCH, 3_250), (TESTS, 4_450)], ids=lambda x: str(x))
 def test_wings_keep_within_their_lines(folder: Path, most: int) -> None:
     assert sum(map(lines, folder.rglob("*.py"))) <= most
 

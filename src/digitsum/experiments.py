@@ -60,7 +60,7 @@ _RESNET: dict[str, Any] = {
     "report": "B", "model_args": {"dropout": 0.0}, "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3,
     "weight_decay": 0.02, "schedule": "one_cycle", "warmup": 0.1,
 }  # fmt: skip
-_FINE_TUNED = {"weights": "resnet50-classification", "epochs": 2, "lr": 5e-4}
+_FINE_TUNED = {"weights": "resnet50-classification", "epochs": 1, "lr": 5e-4}
 
 # What the reports leave open, and what was chosen, stands in docs/choices.md.
 EXPERIMENTS: dict[str, Experiment] = {
