@@ -145,27 +145,24 @@ def test_commands_of_the_records_train_with_their_settings(tiny, tmp_path, monke
 
 
 def test_rows_show_seeds_departures_and_rank(tmp_path):
-    changed = record("resnet50_imagenet-classification", accuracy=0.7531, weights=None, epochs=4, train_limit=12_000)
-    short = record("vit-regression", accuracy=0.2, evaluate_limit=200)
+    changed = record("resnet50-classification", accuracy=0.7531, epochs=4, train_limit=12_000)
+    short = record("vit-regression", accuracy=0.2, weights=None, evaluate_limit=200)
     frozen = record("cnn2_linear-regression", accuracy=0.3) | {"weights": "IMAGENET1K_V1"}
     oracle = record("oracle-digit_labels", accuracy=0.99) | {"strings": {"unseen": entry(0.98)}}
     seeds = [record(accuracy=0.9), record(seed=10, accuracy=0.1)]
     made = published_tables(keep(tmp_path, *seeds, changed, short, frozen, oracle))
     core, results = rows_of(made["core"]), rows_of(made["results"])
-    changed = "<br>random start instead of IMAGENET1K_V1; 4 of 25 epochs; the first 12,000 training strips"
-    assert [row[0] for row in core] == [
-        f"`resnet50_imagenet-classification`{changed}",
-        f"`{FIRST}`",
-        "`oracle-digit_labels`",
-    ]
+    changed = "<br>4 of 8 epochs; the first 12,000 training strips"
+    assert [row[0] for row in core] == [f"`resnet50-classification`{changed}", f"`{FIRST}`", "`oracle-digit_labels`"]
     assert core[0][2:] == ["7.25 (7.24–7.26)", "2.50 (2.49–2.51)", *["75.3 % (74.3–76.3)"] * 2, "1", "3,459,713"]
     assert core[1][4:7] == ["50.0 ± 56.6 %", "50.0 ± 56.6 %", "2"]
     assert results[1][5] == "50.0 ± 56.6 %, worst 10.0 %" and "12.463" in results[1][1]
     assert "from IMAGENET1K_V1" in made["results"] and "digit labels and positions of 24,000" in results[-1][2]
     assert "vit-regression" not in made["results"] and "200 strips of each split" in made["shortened"]
+    assert "random start instead of IMAGENET1K_V1" in made["shortened"]
     assert rows_of(made["strings"]) == [["`oracle-digit_labels`", "98.0 % (97.0–99.0)"]]
     peers = {row[0]: row[2:] for row in rows_of(made["peers"])}
-    assert peers["`resnet50_imagenet-classification`, this repository"][2] == "75.3 % (74.3–76.3)", "not the oracle"
+    assert peers["`resnet50-classification`, this repository"][2] == "75.3 % (74.3–76.3)", "not the oracle"
     assert peers["CTSketch"][:3].count("–") == 2, "other data stand in a column of their own"
 
 
