@@ -26,7 +26,6 @@ from .outside import PACKAGES, Boxes, Tesseract, Text, Yolo, boxed, require
 
 _ATTENTION = EXPERIMENTS["cnn_attention-regression"]
 _READER = EXPERIMENTS["reader"]
-_RESNET: dict[str, Any] = {"report": "B", "weights": "IMAGENET1K_V1", "epochs": 25, "lr": 5e-4}
 SYSTEMS: dict[str, Experiment] = {
     row.name: row
     for row in (
@@ -44,8 +43,9 @@ SYSTEMS: dict[str, Experiment] = {
         replace(_ATTENTION, label="cnn_no_attention-regression", model_args={"convolutions": 7, "attention_after": ()}),
         replace(_ATTENTION, label="cnn_attention_several-regression", model_args={"attention_after": (3, 4, 5)}),
         replace(_ATTENTION, label="cnn_attention_between-regression", model_args={"attention_after": (3,)}),
-        Experiment("resnet50_imagenet", "regression", **_RESNET),
-        Experiment("resnet50_imagenet", "classification", **_RESNET),
+        Experiment(
+            "resnet50_imagenet", "classification", report="B", weights="IMAGENET1K_V1", epochs=25, lr=5e-4,
+        ),
         Experiment("vgg16_frozen", "regression", report="C", weights="IMAGENET1K_V1"),
         Experiment(
             "vit", "regression", report="E", weights="IMAGENET1K_V1", epochs=4, lr=5e-5, schedule="one_cycle",

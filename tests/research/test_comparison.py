@@ -59,7 +59,7 @@ def results(tiny, tmp_path):
     runs = [answered(tiny, name, 0, 2 * k) for k, name in enumerate(NAMES)]
     runs += [
         answered(tiny, NAMES[0], 1, 9, validation=0.4),
-        answered(tiny, "resnet50_imagenet-regression", 0, 1, epochs=1),
+        answered(tiny, "resnet50_imagenet-classification", 0, 1, epochs=1),
     ]
     runs += [answered(tiny, "ocr", 0, 1)]
     del runs[-1]["answers"]

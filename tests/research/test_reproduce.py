@@ -12,7 +12,7 @@ from research.reproduce import plan, reproduce, seeds_of
 from research.systems import EXPERIMENTS
 
 NAMES = ("cnn2_linear-regression", "most_common")
-PRETRAINED = "resnet50_imagenet-regression"
+PRETRAINED = "resnet50_imagenet-classification"
 
 
 @pytest.fixture(autouse=True)

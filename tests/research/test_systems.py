@@ -140,7 +140,7 @@ def test_layers_run_in_the_order_of_the_reports(name, expected):
 @pytest.mark.parametrize(
     ("name", "published", "part", "head"),
     [
-        ("resnet50_imagenet-regression", resnet50, "backbone", "fc"),
+        ("resnet50_imagenet-classification", resnet50, "backbone", "fc"),
         ("vgg16_frozen-regression", vgg16, "frozen", "classifier"),
         ("vit-regression", vit_b_16, "backbone", "heads"),
     ],
