@@ -61,11 +61,12 @@ def run_experiment(
 def _trained(experiment: Experiment, data: Data, seed: int, folder: Path) -> StripModel:
     """Return the experiment's model with the weights of the run that it starts from, but for its last layer."""
     path = folder / f"{experiment.weights}-seed{seed}.safetensors"
-    if not path.exists() or read_metadata(path)["data"] != data.fingerprint:
+    trained = load_checkpoint(path) if path.exists() else None
+    if not trained or trained.metadata["data"] != data.fingerprint:
         raise TrainingError(f"{experiment.name} starts from {path}, trained on the same strips. Train that first.")
     model = build(experiment, seed)
-    own, trained = model.state_dict(), load_checkpoint(path).state_dict()
-    model.load_state_dict(own | {name: each for name, each in trained.items() if each.shape == own[name].shape})
+    own = model.state_dict()
+    model.load_state_dict(own | {name: t for name, t in trained.state_dict().items() if t.shape == own[name].shape})
     return model
 
 
